@@ -1,0 +1,1 @@
+"""Reading hardware: one small protocol, four kinds of device."""

@@ -1,0 +1,59 @@
+"""Every error a user can meet, in one place.
+
+Messages follow one pattern: what was wrong (measured value, limit, unit), where, and what to do.
+Verdict errors end a pytest item; the rest end an operation.
+"""
+
+from __future__ import annotations
+
+
+class PhysicsError(Exception):
+    """Base of all errors of this package."""
+
+
+class ConfigurationError(PhysicsError):
+    """An option, a configuration file or a marker cannot be used as written."""
+
+
+class DeviceUnavailableError(PhysicsError):
+    """The device asked for is not there, or its driver does not answer."""
+
+
+class DeviceBusyError(PhysicsError):
+    """Another run holds the device's lock."""
+
+
+class ChannelUnavailableError(PhysicsError):
+    """This rig has no such channel; a claim that needs it is NOT_TESTED."""
+
+    def __init__(self, message: str, *, channel: str = "") -> None:
+        super().__init__(message)
+        self.channel = channel
+
+
+class ClockMismatchError(PhysicsError):
+    """Two series with different clocks were to be joined."""
+
+
+class SamplerError(PhysicsError):
+    """The sampler could not start, or does not answer."""
+
+
+class RecordError(PhysicsError):
+    """A run directory cannot be created, written, read or trusted."""
+
+
+class UnitError(PhysicsError):
+    """Quantities of different units were added or compared."""
+
+
+class RefutedClaim(AssertionError):  # noqa: N818 -- it is a verdict, and pytest prints the class name
+    """The gates are green and the claim fails with its guard band."""
+
+
+class InvalidMeasurement(Exception):  # noqa: N818 -- it is a verdict; not an AssertionError, so that Allure says "broken"
+    """A needed gate failed: the measurement cannot speak."""
+
+
+class InconclusiveMeasurement(Exception):  # noqa: N818 -- it is a verdict
+    """The gates are green and the interval straddles the limit."""

@@ -1,0 +1,1 @@
+"""Protocols that drive a workload on an instrument and return typed results."""

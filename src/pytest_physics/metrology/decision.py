@@ -1,0 +1,106 @@
+"""Verdicts: the one place where a comparison, its gates and its interval become one of five words.
+
+Guard-banded acceptance (ILAC-G8:09/2019 with w = U; JCGM 106): a claim is accepted only if the whole 95 % interval lies on the right
+side of its limit, so a claim that is true exactly at its limit is accepted in at most 2.5 % of runs. Student's t, never z: with five
+effective samples z would accept 6.1 % (`power-sensors` study, §3.4).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from scipy import special
+
+from pytest_physics.metrology.quality import Quality
+from pytest_physics.metrology.uncertainty import Comparison, Gate
+
+MIN_DOF = 10.0
+"""A claim is not accepted on fewer effective degrees of freedom: an uncertainty from a handful of values is a guess itself."""
+
+
+class Verdict(StrEnum):
+    """How a claim ended."""
+
+    VALIDATED = "VALIDATED"
+    REFUTED = "REFUTED"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    INVALID = "INVALID"
+    NOT_TESTED = "NOT_TESTED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """A verdict and the numbers behind it."""
+
+    verdict: Verdict
+    reason: str
+    margin: float | None
+    """Distance from estimate to limit on the side of the claim (positive: the estimate fulfils it), in the estimate's unit."""
+    guard_band: float | None
+    """Expanded uncertainty U, in the estimate's unit."""
+    conformance: float | None
+    """Probability that the claim holds, from the t distribution of the estimate."""
+
+
+def quality_gate(comparison: Comparison) -> Gate:
+    """The estimate must have seen data without large gaps."""
+    quality = comparison.estimate.quality
+    return Gate(
+        name="data quality",
+        scope="estimate",
+        measured=float(quality),
+        limit=float(Quality.ESTIMATE),
+        unit="tier",
+        passed=quality >= Quality.ESTIMATE and math.isfinite(comparison.estimate.value),
+        reason=f"quality of the estimate is {quality.name} (needed: at least {Quality.ESTIMATE.name})",
+        remedy="lengthen the window, or repeat the event, until the sensor updates at least twice without a gap",
+    )
+
+
+def decide(comparison: Comparison, gates: Sequence[Gate] = ()) -> Decision:
+    """Judge ``comparison`` under ``gates``, its estimate's own gates and the quality gate."""
+    everything = all_gates(comparison, gates)
+    failed = [gate for gate in everything if gate.refuses]
+    if failed:
+        reason = "; ".join(f"{gate.name} ({gate.scope}): {gate.reason}" for gate in failed)
+        return Decision(verdict=Verdict.INVALID, reason=reason, margin=None, guard_band=None, conformance=None)
+    return _decide_interval(comparison)
+
+
+def all_gates(comparison: Comparison, gates: Sequence[Gate] = ()) -> tuple[Gate, ...]:
+    """Every gate that ``decide`` looks at, without repeats."""
+    return tuple(dict.fromkeys([quality_gate(comparison), *comparison.estimate.gates, *gates]))
+
+
+def _decide_interval(comparison: Comparison) -> Decision:
+    estimate = comparison.estimate
+    below = comparison.operator in {"<=", "<"}
+    margin = (comparison.limit - estimate.value) * (1.0 if below else -1.0)
+    guard, dof = estimate.expanded, estimate.dof
+    strict = comparison.operator in {"<", ">"}
+    conformance = _conformance(margin, estimate.u, dof, strict=strict)
+    numbers = f"margin {margin:+.4g}, U {guard:.4g} {estimate.unit} (k from ν = {dof:.3g})"
+    holds = margin > guard or (margin == guard and not strict)
+    fails = -margin > guard or (guard == 0 and not holds)
+    if holds and dof < MIN_DOF:
+        verdict, why = (
+            Verdict.INCONCLUSIVE,
+            f"too few degrees of freedom to accept ({dof:.3g} < {MIN_DOF:g}); {numbers}",
+        )
+    elif holds:
+        verdict, why = Verdict.VALIDATED, f"the interval lies inside the limit: {numbers}"
+    elif fails:
+        verdict, why = Verdict.REFUTED, f"the interval lies outside the limit: {numbers}"
+    else:
+        verdict, why = Verdict.INCONCLUSIVE, f"the interval straddles the limit: {numbers}"
+    return Decision(verdict=verdict, reason=why, margin=margin, guard_band=guard, conformance=conformance)
+
+
+def _conformance(margin: float, u: float, dof: float, *, strict: bool) -> float:
+    if u == 0:
+        return float(margin > 0 or (margin == 0 and not strict))
+    standardised = margin / u
+    return float(special.ndtr(standardised) if math.isinf(dof) else special.stdtr(dof, standardised))

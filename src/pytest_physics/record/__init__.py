@@ -1,0 +1,1 @@
+"""A run's artifacts on disk: write, read, recompute, verify."""

@@ -1,0 +1,1 @@
+"""What is run on a device: models, kernels and twin loads."""
