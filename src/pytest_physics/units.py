@@ -12,6 +12,7 @@ True
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -78,4 +79,20 @@ def _power(symbol: str, exponent: int) -> str:
     return symbol if exponent == 1 else f"{symbol}^{exponent}"
 
 
-DIMENSIONLESS = Unit()
+def quantity_text(value: float | None, expanded: float | None, unit: str) -> str:
+    """A quantity with its expanded uncertainty to two significant digits.
+
+    >>> quantity_text(12.3456, 0.4321, "J")
+    '12.35 ± 0.43 J'
+    >>> quantity_text(None, None, "J")
+    'no value J'
+    """
+    suffix = "" if unit == "1" else f" {unit}"
+    if value is None or not math.isfinite(value):
+        return f"no value{suffix}"
+    if not expanded or not math.isfinite(expanded):
+        return f"{value:.6g}{suffix}"
+    digits = max(0, 1 - math.floor(math.log10(expanded)))
+    if digits > 7 or abs(value) >= 1e6:
+        return f"{value:.4g} ± {expanded:.2g}{suffix}"
+    return f"{value:.{digits}f} ± {expanded:.{digits}f}{suffix}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -21,6 +22,14 @@ READ_OK = 0
 """Error code of a value that was read. NVML's return codes are used as they are; an ``OSError`` is 1000 + errno."""
 ERROR_OTHER = 999
 OS_ERROR_BASE = 1000
+
+BENCHMARK_PID_VARIABLE = "PYTEST_PHYSICS_BENCHMARK_PID"
+"""Environment variable by which a sampler process learns whose waiting, faults and foreign company it meters."""
+
+
+def benchmark_pid() -> int:
+    """Process id of the run that is measured: this process, or the one that started this sampler."""
+    return int(os.environ.get(BENCHMARK_PID_VARIABLE) or os.getpid())
 
 
 class ReadingKind(StrEnum):

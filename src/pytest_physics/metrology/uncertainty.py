@@ -19,9 +19,8 @@ from typing import Any, Literal
 
 from scipy import special
 
-from pytest_physics.errors import UnitError
 from pytest_physics.metrology.quality import Provenance, Quality
-from pytest_physics.units import DIMENSIONLESS, Unit
+from pytest_physics.units import Unit, quantity_text
 
 COVERAGE = 0.95
 """Coverage probability of every stated interval."""
@@ -253,16 +252,7 @@ class Estimate:
         return Comparison.of(self, ">", limit)
 
     def __str__(self) -> str:
-        expanded = self.expanded
-        unit = "" if self.unit == "1" else f" {self.unit}"
-        if not math.isfinite(self.value):
-            return f"no value{unit} ({self.quality.name})"
-        if not expanded > 0 or not math.isfinite(expanded):
-            return f"{self.value:.6g}{unit}"
-        decimals = max(0, 1 - math.floor(math.log10(expanded)))
-        if abs(self.value) >= 1e6 or decimals > 7:
-            return f"{self.value:.4g} ± {expanded:.2g}{unit}"
-        return f"{self.value:.{decimals}f} ± {expanded:.{decimals}f}{unit}"
+        return quantity_text(self.value, self.expanded, self.unit)
 
 
 truth_value_judge: ContextVar[Callable[[Comparison], bool] | None] = ContextVar("truth_value_judge", default=None)
@@ -399,9 +389,3 @@ ARITHMETIC: Mapping[str, Callable[[Sequence[Estimate]], Estimate]] = {
     "mean": mean,
 }
 """Composite recipes: operation name to the arithmetic that runs it again."""
-
-
-def require_unit(estimate: Estimate, unit: str, action: str) -> None:
-    """Raise :class:`~pytest_physics.errors.UnitError` unless ``estimate`` is in ``unit``."""
-    if Unit.parse(estimate.unit) != (Unit.parse(unit) if unit != "1" else DIMENSIONLESS):
-        raise UnitError(f"cannot {action}: expected {unit}, got {estimate.unit}.")

@@ -1,15 +1,16 @@
 """Traces: the columnar series of samples of one instrument, as ``trace-<instrument>.npy``.
 
-One row per sampler tick that happened: the tick's index k on the grid t_k = t_0 + k·T, the time before and after the reads, one float64
-per channel (NaN where the read failed) and one error code per channel. Ticks that were dropped are absent, so the index says which.
+One row per sampler tick that happened: the tick's index k on the grid t_k = t_0 + k·T, the time before and after the reads,
+one float64 per channel (NaN where the read failed) and one error code per channel. Ticks that were dropped are absent, so the
+index says which.
 
-The file is a standard ``.npy`` (readable by ``numpy.load``) whose header has a fixed length: the sampler appends rows and rewrites the row
-count, so a crash leaves a readable file up to the last row written. Counters and masks fit exactly into a float64 below 2⁵³.
+The file is a standard ``.npy`` (readable by ``numpy.load``) whose header has a fixed length: the sampler appends rows and
+rewrites the row count, so a crash leaves a readable file up to the last row written. Counters and masks fit exactly into a
+float64 below 2⁵³.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,30 +21,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_physics.errors import ChannelUnavailableError, RecordError
+from pytest_physics.sampling.writer import HEADER_BYTES, header, row_format
 
-HEADER_BYTES = 4096
-"""Length of the padded ``.npy`` header."""
-_MAGIC = b"\x93NUMPY\x02\x00"
+__all__ = ["HEADER_BYTES", "BoolArray", "FloatArray", "IntArray", "Trace", "header", "row_dtype", "row_format"]
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 
-def row_format(n_channels: int) -> str:
-    """``struct`` format of one row, for a sampler that does without numpy."""
-    return f"<qqq{n_channels}d{n_channels}H"
-
-
-def header(channels: Sequence[str], rows: int) -> bytes:
-    """Header of a trace file with ``rows`` rows; always :data:`HEADER_BYTES` long."""
-    columns = [("tick", "<i8"), ("t_before_ns", "<i8"), ("t_after_ns", "<i8"), *((name, "<f8") for name in channels)]
-    columns.append(("errors", "<u2", (len(channels),)))  # type: ignore[arg-type]
-    text = repr({"descr": columns, "fortran_order": False, "shape": (rows,)})
-    body_bytes = HEADER_BYTES - len(_MAGIC) - 4
-    if len(text) >= body_bytes:
-        raise RecordError(f"{len(channels)} channels do not fit into a trace header of {HEADER_BYTES} bytes.")
-    return _MAGIC + struct.pack("<I", body_bytes) + text.ljust(body_bytes - 1).encode() + b"\n"
+def row_dtype(channels: Sequence[str]) -> np.dtype[np.void]:
+    """The rows of a trace file as a structured type; packed exactly as :func:`row_format`."""
+    times = [("tick", "<i8"), ("t_before_ns", "<i8"), ("t_after_ns", "<i8")]
+    return np.dtype([*times, *((name, "<f8") for name in channels), ("errors", "<u2", (len(channels),))])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,23 @@
+"""Shared by the experiments: nothing but what several files need."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_physics.experiments.joule_curve import JouleCurve, run_joule_curve
+from pytest_physics.session import Rig
+from pytest_physics.workloads.select import language_model_for
+
+
+@pytest.fixture(scope="session")
+def joule_curve(rig: Rig, heat_soaked) -> JouleCurve:
+    """Energy per token against batch size on the heat-soaked GPU."""
+    model = language_model_for(rig.gpu.device, rig.settings.experiment.model)
+    return run_joule_curve(rig.gpu, rig.session, model)
+
+
+@pytest.fixture(scope="session")
+def latency_curve(rig: Rig) -> JouleCurve:
+    """Time per token against batch size on the CPU; energy too, where the CPU has a counter for it."""
+    model = language_model_for(rig.cpu.device, rig.settings.experiment.model)
+    return run_joule_curve(rig.cpu, rig.session, model)

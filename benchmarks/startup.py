@@ -1,0 +1,180 @@
+"""What the installed but inactive plugin costs every ``pytest`` run: ``python benchmarks/startup.py``.
+
+Three fresh virtual environments with the same versions: pytest alone, a second copy of that (the A/A control), and pytest with
+this package. In each round all three run ``python -m pytest --collect-only -q`` in an empty directory, in shuffled order, so that
+whatever the machine does meanwhile meets all of them. The result is the median of the ratios within a round, with a
+distribution-free interval of at least 95 % (order statistics, binomial).
+
+Verdicts are those of the product: VALIDATED (exit 0) when the whole interval lies at or below the limit, REFUTED (1) when it lies
+above, INCONCLUSIVE (10) when it straddles. INVALID (10) when the control's median ratio leaves 0.99 to 1.01: then the machine is
+too restless to see an effect of this size. Wall times are those of one machine; only the ratios are meant to be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+PROJECT = Path(__file__).resolve().parents[1]
+COMMAND = ("-m", "pytest", "--collect-only", "-q")
+NO_TESTS_COLLECTED = 5
+PLAIN, CONTROL, PLUGIN = "plain", "control", "plugin"
+
+LIMIT = 1.03
+"""Largest ratio of start-up times with and without the plugin."""
+CONTROL_RANGE = (0.99, 1.01)
+ROUNDS = 15
+WARM_UP_ROUNDS = 2
+SEED = 20240229
+EXIT_CODES = {"VALIDATED": 0, "REFUTED": 1, "INCONCLUSIVE": 10, "INVALID": 10}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ratio:
+    """Median of paired ratios with its interval."""
+
+    median: float
+    lower: float
+    upper: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.4f} [{self.lower:.4f}, {self.upper:.4f}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What the benchmark says."""
+
+    verdict: str
+    reason: str
+    plugin: Ratio
+    control: Ratio
+
+
+def paired_ratio(times_s: Sequence[float], reference_s: Sequence[float]) -> Ratio:
+    """Median over rounds of ``times_s / reference_s``."""
+    ratios = np.sort(np.asarray(times_s) / np.asarray(reference_s))
+    outer = int(stats.binom.ppf(0.025, len(ratios), 0.5))
+    return Ratio(median=float(np.median(ratios)), lower=float(ratios[outer - 1]), upper=float(ratios[-outer]))
+
+
+def judge(times_s: Mapping[str, Sequence[float]]) -> Result:
+    """Verdict on the times of all rounds, each of the three environments once per round."""
+    plugin = paired_ratio(times_s[PLUGIN], times_s[PLAIN])
+    control = paired_ratio(times_s[CONTROL], times_s[PLAIN])
+    low, high = CONTROL_RANGE
+    if not low <= control.median <= high:
+        verdict = "INVALID"
+        reason = f"two equal environments have the ratio {control.median:.4f} (allowed: {low} to {high}); run on a quiet machine"
+    elif plugin.upper <= LIMIT:
+        verdict, reason = "VALIDATED", f"the interval lies at or below {LIMIT}"
+    elif plugin.lower > LIMIT:
+        verdict, reason = "REFUTED", f"the interval lies above {LIMIT}"
+    else:
+        verdict, reason = "INCONCLUSIVE", f"the interval straddles {LIMIT}; more --rounds narrow it"
+    return Result(verdict=verdict, reason=reason, plugin=plugin, control=control)
+
+
+def build_environments(home: Path) -> dict[str, Path]:
+    """Three environments with equal versions; their interpreters by name."""
+    interpreters = {name: _new_environment(home / name) for name in (PLUGIN, PLAIN, CONTROL)}
+    _pip(interpreters[PLUGIN], "-c", str(PROJECT / "constraints.txt"), str(PROJECT))
+    freeze = [str(interpreters[PLUGIN]), "-m", "pip", "freeze", "--exclude", "pytest-physics"]
+    pins = home / "pins.txt"
+    pins.write_text(subprocess.run(freeze, check=True, capture_output=True, text=True).stdout, encoding="utf-8")
+    for name in (PLAIN, CONTROL):
+        _pip(interpreters[name], "-c", str(pins), "pytest")
+    for name, interpreter in interpreters.items():
+        _require_plugin(interpreter, present=name == PLUGIN)
+    return interpreters
+
+
+def _new_environment(path: Path) -> Path:
+    venv.create(path, with_pip=True)
+    return path / "bin" / "python"
+
+
+def _pip(interpreter: Path, *arguments: str) -> None:
+    command = [str(interpreter), "-m", "pip", "install", "-q", "--disable-pip-version-check", *arguments]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def _require_plugin(interpreter: Path, *, present: bool) -> None:
+    """A comparison of two environments without the plugin would be a very good result."""
+    with tempfile.TemporaryDirectory() as empty:
+        done = subprocess.run(
+            [interpreter, "-m", "pytest", "--markers"], check=True, capture_output=True, text=True, cwd=empty, env=_environment()
+        )
+    if ("energy_budget" in done.stdout) is not present:
+        raise RuntimeError(f"the plugin should be {'loaded' if present else 'absent'} in {interpreter}, and is not.")
+
+
+def _environment() -> dict[str, str]:
+    """Variables of this process without those that change pytest or Python's path."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "PYTHON", "COV_"))}
+
+
+def start_up_s(interpreter: Path) -> float:
+    """Wall time of one start in an empty directory; seconds."""
+    with tempfile.TemporaryDirectory() as empty:
+        began_ns = time.perf_counter_ns()
+        done = subprocess.run(
+            [str(interpreter), *COMMAND], check=False, capture_output=True, text=True, cwd=empty, env=_environment()
+        )
+        elapsed_ns = time.perf_counter_ns() - began_ns
+    if done.returncode != NO_TESTS_COLLECTED:
+        raise RuntimeError(f"pytest ended with {done.returncode}, expected {NO_TESTS_COLLECTED}:\n{done.stdout}{done.stderr}")
+    return elapsed_ns / 1e9
+
+
+def measure(interpreters: Mapping[str, Path], rounds: int) -> dict[str, list[float]]:
+    """Interleaved rounds, each in a new order; the first :data:`WARM_UP_ROUNDS` are not kept."""
+    order, shuffle = list(interpreters), random.Random(SEED)
+    times_s: dict[str, list[float]] = {name: [] for name in order}
+    for number in range(WARM_UP_ROUNDS + rounds):
+        shuffle.shuffle(order)
+        for name in order:
+            elapsed_s = start_up_s(interpreters[name])
+            if number >= WARM_UP_ROUNDS:
+                times_s[name].append(elapsed_s)
+    return times_s
+
+
+def main() -> int:
+    """Build, measure, judge, print; the exit code is the verdict's."""
+    parser = argparse.ArgumentParser(description="start-up cost of the inactive plugin", allow_abbrev=False)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"interleaved rounds, at least 9 (default: {ROUNDS})")
+    parser.add_argument("--json", type=Path, help="also write times and result to this file")
+    options = parser.parse_args()
+    if options.rounds < 9:
+        parser.error(f"--rounds must be >= 9 (got {options.rounds}): fewer cannot bound a median.")
+    with tempfile.TemporaryDirectory(prefix="pytest-physics-startup-") as home:
+        print("building three environments …", flush=True)
+        interpreters = build_environments(Path(home))
+        print(f"{options.rounds} rounds of: python {' '.join(COMMAND)}", flush=True)
+        times_s = measure(interpreters, options.rounds)
+    result = judge(times_s)
+    for name, values in times_s.items():
+        print(f"{name:8} median {1e3 * float(np.median(values)):6.1f} ms, smallest {1e3 * min(values):6.1f} ms")
+    print(f"control / plain {result.control}\nplugin  / plain {result.plugin}\n{result.verdict}: {result.reason}")
+    if options.json:
+        record = {"seed": SEED, "limit": LIMIT, "rounds": options.rounds, "times_s": times_s, **asdict(result)}
+        options.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return EXIT_CODES[result.verdict]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

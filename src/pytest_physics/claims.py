@@ -1,0 +1,182 @@
+"""Claims: from a comparison and its gates to a verdict on record.
+
+A claim is a statement, a comparison of an estimate with a limit, and the gates it needs. Nobody types a verdict: ``Judge`` computes it,
+writes it into the run with everything needed to compute it again, and raises the error that ends the test accordingly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pytest_physics.errors import InconclusiveMeasurement, InvalidMeasurement, RefutedClaim
+from pytest_physics.metrology.decision import Verdict, all_gates, decide
+from pytest_physics.metrology.uncertainty import Comparison, Gate, Recipe
+from pytest_physics.record.schema import ClaimRecord, EstimateRecord, GateRecord, decision_fields, finite_or_none
+from pytest_physics.units import quantity_text
+
+ERRORS: dict[Verdict, type[Exception]] = {
+    Verdict.REFUTED: RefutedClaim,
+    Verdict.INVALID: InvalidMeasurement,
+    Verdict.INCONCLUSIVE: InconclusiveMeasurement,
+}
+"""How a verdict ends a test; VALIDATED lets it go on."""
+
+SEVERITY = (Verdict.VALIDATED, Verdict.NOT_TESTED, Verdict.INCONCLUSIVE, Verdict.INVALID, Verdict.REFUTED)
+"""From best to worst; several comparisons in one test end as the worst."""
+
+
+class ClaimBook(Protocol):
+    """What judging needs of the run."""
+
+    def record_claim(self, record: ClaimRecord) -> None:
+        """Persist one claim."""
+
+    def attempts(self, claim_id: str) -> int:
+        """How often this claim was judged before, in this run."""
+
+    def verdict_of(self, claim_id: str) -> Verdict | None:
+        """Latest verdict of a claim, or None where it was not judged."""
+
+    def truth(self, recipe: Recipe) -> float | None:
+        """The twin's true value of an estimate; None on real devices."""
+
+    def gates_of(self, requirement: Recipe) -> Sequence[Gate]:
+        """Gates of a requirement, such as a heat soak, from the run's artifacts."""
+
+    def evidence(self, recipe: Recipe) -> Sequence[str]:
+        """Artifacts behind an estimate, as paths inside the run directory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimStatement:
+    """What a test claims."""
+
+    id: str
+    statement: str
+    test: str
+    """Node id."""
+    source: str
+    """File and line."""
+    requires: tuple[str, ...] = ()
+    """Claims that must be VALIDATED before this one can speak."""
+
+
+@dataclass
+class Judge:
+    """Judges the comparisons of one test."""
+
+    book: ClaimBook
+    claim: ClaimStatement
+    requirements: Callable[[], Sequence[Recipe]] = field(default=lambda: ())
+    """What the fixtures of the test require, asked for at the time of judging: recipes of gates."""
+    records: list[ClaimRecord] = field(default_factory=list)
+
+    def __call__(self, comparison: Comparison, *, needs: Sequence[Gate] = ()) -> ClaimRecord:
+        """Judge ``comparison``; returns the record if VALIDATED, else raises the error of its verdict.
+
+        Parameters
+        ----------
+        comparison
+            An estimate compared with a limit: ``energy <= 5.0``.
+        needs
+            Further gates of the user's own.
+        """
+        if not isinstance(comparison, Comparison):
+            raise TypeError(
+                f"judge() takes a comparison of an estimate, such as 'window.duration <= 1.0' (got {comparison!r} of type "
+                f"{type(comparison).__name__}). A bare number has no uncertainty: wrap it in Estimate.exact(...) or Estimate.given(...)."
+            )
+        required = self.requirements()
+        own = (*needs, *(self._prerequisite(name) for name in self.claim.requires))
+        gates = (*own, *(gate for requirement in required for gate in self.book.gates_of(requirement)))
+        decision = decide(comparison, gates)
+        record = self._base(
+            estimate=EstimateRecord.of(comparison.estimate),
+            operator=comparison.operator,
+            limit=comparison.limit,
+            gates=[GateRecord.of(gate) for gate in all_gates(comparison, gates)],
+            own_gates=[GateRecord.of(gate) for gate in own],
+            requirements=[requirement.to_json() for requirement in required],
+            recipe=comparison.estimate.recipe.to_json(),
+            truth=finite_or_none(self.book.truth(comparison.estimate.recipe)),
+            evidence=list(self.book.evidence(comparison.estimate.recipe)),
+            **decision_fields(decision),
+        )
+        self._keep(record)
+        error = ERRORS.get(decision.verdict)
+        if error is not None:
+            raise error(explain(record))
+        return record
+
+    def not_tested(self, reason: str) -> ClaimRecord:
+        """Record that this rig could not test the claim, and why."""
+        return self._keep(self._base(verdict=Verdict.NOT_TESTED, reason=reason))
+
+    def invalid(self, reason: str) -> ClaimRecord:
+        """Record that the measurement ended before it could be judged."""
+        return self._keep(self._base(verdict=Verdict.INVALID, reason=reason))
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Worst verdict so far; None before anything was judged."""
+        return max((record.verdict for record in self.records), key=SEVERITY.index, default=None)
+
+    def _prerequisite(self, claim_id: str) -> Gate:
+        verdict = self.book.verdict_of(claim_id)
+        shown = verdict.value if verdict else "not judged in this run"
+        return Gate(
+            name="prerequisite claim",
+            scope=claim_id,
+            measured=None,
+            limit=None,
+            unit="",
+            passed=verdict is Verdict.VALIDATED,
+            reason=f"claim '{claim_id}' is {shown} (needed: VALIDATED)",
+            remedy=f"run and mend '{claim_id}' first, in the same session",
+        )
+
+    def _base(self, **fields: Any) -> ClaimRecord:  # noqa: ANN401 -- fields of the record, checked by it
+        number = len(self.records) + 1
+        claim_id = self.claim.id if number == 1 else f"{self.claim.id}#{number}"
+        return ClaimRecord(
+            id=claim_id,
+            statement=self.claim.statement,
+            test=self.claim.test,
+            source=self.claim.source,
+            attempt=self.book.attempts(claim_id) + 1,
+            requires=list(self.claim.requires),
+            **fields,
+        )
+
+    def _keep(self, record: ClaimRecord) -> ClaimRecord:
+        self.records.append(record)
+        self.book.record_claim(record)
+        return record
+
+
+def explain(record: ClaimRecord) -> str:
+    """The claim, its estimate against its limit, the reason, and every failed gate with its remedy."""
+    lines = [f"{record.verdict.value}: {record.statement}"]
+    if record.estimate is not None:
+        shown = quantity_text(record.estimate.value, record.estimate.expanded, record.estimate.unit)
+        lines.append(f"  estimate  {shown}  (quality {record.estimate.quality}, {record.estimate.provenance})")
+        unit = "" if record.estimate.unit == "1" else f" {record.estimate.unit}"
+        lines.append(f"  claimed   {record.operator} {record.limit:g}{unit}" if record.limit is not None else "  claimed   nothing")
+    failed = [gate for gate in record.gates if not gate.passed]
+    if record.verdict is not Verdict.INVALID or not failed:
+        lines.append(f"  because   {record.reason}")
+    for gate in failed:
+        word = "warning" if gate.warning else "gate"
+        lines.append(f"  {word:<9} {gate.name} ({gate.scope}): {gate.reason}")
+        if gate.remedy:
+            lines.append(f"  {'':<9} → {gate.remedy}")
+    return "\n".join(lines)
+
+
+def slug(text: str) -> str:
+    """A claim id from a node id: the part after the last ``::``, with ``test_`` and odd characters dropped."""
+    name = text.rpartition("::")[2].removeprefix("test_")
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-").lower() or "claim"

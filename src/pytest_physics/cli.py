@@ -1,0 +1,84 @@
+"""The command line: ``pytest-physics doctor | verify | report | export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pytest_physics.errors import PhysicsError
+
+app = typer.Typer(
+    name="pytest-physics",
+    help="Benchmark measurements that are valid, or say that they are not. Measure with: pytest bench/ --physics",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RunArgument = Annotated[Path, typer.Argument(help="a run directory, as the last lines of a run name it", metavar="RUN")]
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+MAX_FINDINGS = 20
+
+
+@app.command()
+def verify(run: RunArgument) -> None:
+    """Recompute every number and verdict of RUN from its raw artifacts; exit code 1 where anything differs."""
+    from pytest_physics.record.verify import verify_run
+
+    found = verify_run(run)
+    for name, count in found.checked.items():
+        typer.echo(f"{name:<10} {count} checked")
+    for finding in found.findings[:MAX_FINDINGS]:
+        typer.secho(f"differs: {finding.where} {finding.problem}", fg="red")
+    if len(found.findings) > MAX_FINDINGS:
+        typer.secho(f"… and {len(found.findings) - MAX_FINDINGS} more differences", fg="red")
+    if not found.passed:
+        typer.secho(f"{run} does not follow from its raw artifacts: do not use its numbers.", fg="red", bold=True)
+        raise typer.Exit(EXIT_FAILED)
+    typer.secho(f"{run}: every number and verdict follows from the raw artifacts.", fg="green", bold=True)
+
+
+@app.command()
+def report(
+    run: RunArgument,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="write it here instead of into RUN (which stays as it is)")] = None,
+) -> None:
+    """Build the HTML report of RUN again, from its artifacts."""
+    from pytest_physics.report.build import build_report
+
+    typer.echo(build_report(run, output=output))
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="directory for the exported files")],
+    formats: Annotated[str, typer.Option("--format", help="comma-separated: tr122 (CSV and JSONL schemas), parquet")] = "tr122",
+) -> None:
+    """Write RUN in other formats: TR122's CSV and JSONL schemas, Parquet."""
+    from pytest_physics.record.export import export_run
+
+    for path in export_run(run, output, formats=tuple(part.strip() for part in formats.split(",") if part.strip())):
+        typer.echo(path)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can measure, and why not the rest."""
+    from pytest_physics.doctor import doctor_lines
+
+    for line in doctor_lines():
+        typer.echo(line)
+
+
+def main() -> None:
+    """Entry point: errors of this package end as one line and exit code 2."""
+    try:
+        app()
+    except PhysicsError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        raise SystemExit(EXIT_USAGE) from None

@@ -1,0 +1,245 @@
+"""Settings of a run: profiles, a configuration file, and options, in this order of precedence (last wins).
+
+``physics.toml`` (top level) or ``[tool.physics]`` in ``pyproject.toml`` may set any field below; an unknown key is an error that
+names the nearest one. The resolved settings and their hash stand in ``run.json``, and ``verify`` judges with them.
+
+A profile sets durations and repetitions, never the limits of gates: where a profile is too short for a gate, the gate says so."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pytest_physics.errors import ConfigurationError
+
+Profile = Literal["quick", "standard", "publish"]
+PROFILES: tuple[str, ...] = get_args(Profile)
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SamplingSettings(Section):
+    """How instruments are sampled."""
+
+    period_s: float | None = Field(default=None, gt=0, le=10)
+    """Grid period in seconds; None takes what the device's sensor needs."""
+    gap_threshold_s: float = Field(default=0.25, gt=0)
+    """An interval between valid samples longer than this is a gap (TR122: 0.25 s)."""
+    max_gap_s: float = Field(default=0.5, gt=0)
+    """A longer gap makes a window GAPPY, whatever its share."""
+    max_wait_s: float = Field(default=5.0, gt=0)
+    """How long to wait for the sampler beyond the time it needs."""
+
+
+class BaselineSettings(Section):
+    """Idle baselines."""
+
+    settle_s: float = Field(default=2.0, ge=0)
+    """Idle time before the measurement starts."""
+    duration_s: float = Field(default=12.0, gt=0)
+    """Length of one baseline."""
+    max_drift_w: float = Field(default=1.0, gt=0)
+    """Largest change of idle power between the baselines that bracket a window."""
+    max_utilisation_ratio: float = Field(default=0.05, gt=0, le=1)
+    """Largest 95th percentile of utilisation while idle."""
+
+
+class SoakSettings(Section):
+    """Heat soak."""
+
+    budget_s: float = Field(default=25.0, gt=0)
+    """Longest soak."""
+    max_slope_c_per_min: float = Field(default=0.5, gt=0)
+    """Largest temperature slope that counts as equilibrium."""
+    window_s: float = Field(default=180.0, gt=0)
+    """Window over which the slope is judged; never below what the thermometer's step allows."""
+    trip_c: float = Field(default=83.0, gt=0)
+    """The load is stopped at this temperature …"""
+    resume_c: float = Field(default=80.0, gt=0)
+    """… and may go on below this one."""
+
+
+class HostSettings(Section):
+    """Limits of the CPU-side gates, as shares of the window (``fleet`` study, §7)."""
+
+    max_own_wait: float = Field(default=0.02, gt=0)
+    max_cpu_pressure: float = Field(default=0.02, gt=0)
+    max_steal: float = Field(default=0.01, gt=0)
+    max_foreign_cpu: float = Field(default=0.05, gt=0)
+    """Above it a warning is shown."""
+    max_canary_drift: float = Field(default=0.05, gt=0)
+    """Largest relative change of the canary between before and after."""
+
+
+class ExperimentSettings(Section):
+    """Durations and repetitions of the experiments in ``bench/``."""
+
+    repetitions: int = Field(default=11, ge=3)
+    """Repetitions of each arm."""
+    window_s: float = Field(default=1.2, gt=0)
+    """Target length of one energy window on a GPU."""
+    latency_s: float = Field(default=0.02, gt=0)
+    """Target length of one timed window on a CPU."""
+    model: str = "small"
+    """Shape of the language model: "small", "gpt2", or a local path."""
+    batches: tuple[int, ...] = (1, 2, 4, 8, 16)
+    prompt_tokens: int = Field(default=32, ge=1)
+    new_tokens: int = Field(default=16, ge=1)
+
+
+class Settings(Section):
+    """Everything that may change a result."""
+
+    profile: Profile = "quick"
+    device: str = "auto"
+    """``auto``, ``nvml[:index]``, ``cpu``, ``twin[:preset]`` or ``replay:PATH``."""
+    runs: str = "runs"
+    """Directory that receives the run directories."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the twin and of randomised orders."""
+    sampling: SamplingSettings = SamplingSettings()
+    baseline: BaselineSettings = BaselineSettings()
+    soak: SoakSettings = SoakSettings()
+    host: HostSettings = HostSettings()
+    experiment: ExperimentSettings = ExperimentSettings()
+
+    def digest(self) -> str:
+        """SHA-256 over all settings."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+PROFILE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "quick": {},
+    "standard": {
+        "baseline": {"settle_s": 10.0, "duration_s": 30.0},
+        "soak": {"budget_s": 600.0},
+        "experiment": {
+            "repetitions": 15,
+            "window_s": 2.0,
+            "latency_s": 0.1,
+            "model": "gpt2",
+            "prompt_tokens": 128,
+            "new_tokens": 64,
+        },
+    },
+    "publish": {
+        "baseline": {"settle_s": 60.0, "duration_s": 120.0},
+        "soak": {"budget_s": 1800.0},
+        "experiment": {
+            "repetitions": 25,
+            "window_s": 5.0,
+            "latency_s": 0.25,
+            "model": "gpt2",
+            "prompt_tokens": 128,
+            "new_tokens": 64,
+        },
+    },
+}
+"""What each profile changes; ``quick`` is the default of every field."""
+
+VIRTUAL_TIME_DEFAULTS: Mapping[str, Any] = {name: PROFILE_DEFAULTS["publish"][name] for name in ("baseline", "soak")}
+"""On a virtual clock waiting costs nothing: whatever the profile, nothing is shortened there."""
+
+
+def load_settings(
+    root: Path,
+    *,
+    file: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    profile: str | None = None,
+    virtual_time: bool = False,
+) -> Settings:
+    """Settings for a project at ``root``.
+
+    Parameters
+    ----------
+    root
+        Directory searched for ``physics.toml`` and ``pyproject.toml``.
+    file
+        A configuration file given explicitly; must exist.
+    overrides
+        Options given on the command line; None values are ignored.
+    profile
+        Profile given on the command line; wins over the file's.
+    virtual_time
+        The GPU is a twin: durations of waiting are those of ``publish``, unless the file says otherwise.
+
+    Raises
+    ------
+    ConfigurationError
+        With file, key, and the nearest known key or the accepted values.
+    """
+    data, where = _file_data(root, file)
+    chosen = profile or data.get("profile", "quick")
+    if chosen not in PROFILE_DEFAULTS:
+        raise ConfigurationError(
+            f"unknown profile {chosen!r}{nearest(str(chosen), PROFILES)}; choose one of {', '.join(PROFILES)}."
+        )
+    given = {key: value for key, value in (overrides or {}).items() if value is not None}
+    defaults = _merge(PROFILE_DEFAULTS[chosen], VIRTUAL_TIME_DEFAULTS) if virtual_time else PROFILE_DEFAULTS[chosen]
+    merged = _merge(_merge(defaults, data), given) | {"profile": chosen}
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigurationError("; ".join(_explain(problem, where) for problem in error.errors())) from None
+
+
+def nearest(word: str, known: tuple[str, ...] | list[str]) -> str:
+    """`` (did you mean 'x'?)`` for a close match, else nothing."""
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def _file_data(root: Path, file: Path | None) -> tuple[dict[str, Any], str]:
+    if file is not None:
+        return _read_toml(file), str(file)
+    own = root / "physics.toml"
+    if own.is_file():
+        return _read_toml(own), str(own)
+    project = root / "pyproject.toml"
+    if project.is_file():
+        table = _read_toml(project).get("tool", {}).get("physics", {})
+        return table, f"{project} [tool.physics]"
+    return {}, "options"
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}; check the path and its permissions.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not valid TOML: {error}; correct it there.") from None
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in over.items():
+        known = out.get(key)
+        out[key] = _merge(known, value) if isinstance(known, Mapping) and isinstance(value, Mapping) else value
+    return out
+
+
+def _explain(problem: Mapping[str, Any], where: str) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: unknown key '{key}'{nearest(key, list(_known_keys()))}; remove or correct it"
+    return f"{where}: '{key}': {problem['msg']} (got {problem['input']!r})"
+
+
+def _known_keys() -> Iterator[str]:
+    for name, info in Settings.model_fields.items():
+        yield name
+        if isinstance(info.default, Section):
+            yield from (f"{name}.{inner}" for inner in type(info.default).model_fields)

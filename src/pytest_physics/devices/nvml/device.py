@@ -1,0 +1,356 @@
+"""One NVIDIA card as a device.
+
+One :meth:`NvmlDevice.read` makes one ``nvmlDeviceGetFieldValues`` call for power, energy, memory temperature and the cumulative
+throttle counters, and one call for each remaining quantity. Channels are probed when the device is opened: what the card does
+not support is *absent*, with its reason; what fails later is NaN with NVML's return code, for that channel and that read only.
+
+Assumptions. Instantaneous power is field 186 in GPU scope. Nothing is put in its place: a card that only has an average has no
+``power_w``. Where neither field 186 nor 185 exists, ``nvmlDeviceGetPowerUsage`` is exposed as what it is on that family and
+driver (see ``priors``). On a superchip that measures only the module (GPU and CPU together), power and energy are refused. A
+card in MIG mode is refused as a whole: its sensors belong to all instances, of whoever. ``foreign_processes`` is refreshed once
+per ``process_period_s`` and held in between (see ``processes``).
+
+How it fails. :class:`~pytest_physics.errors.DeviceUnavailableError` when opening, with the next action. A GPU that is lost
+while measuring gives NaN with code 15 for every channel from then on; it is not called any more, because calls to a dead GPU
+may hang.
+
+Reference: NVML API reference (``nvml.h``); field numbers in ``quantities``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pytest_physics.clock import Clock, RealClock
+from pytest_physics.devices.base import CHANNELS, READ_OK, Channel, DeviceSpec, Fingerprint, ReadingKind, benchmark_pid
+from pytest_physics.devices.nvml.library import (
+    FUNCTION_NOT_FOUND,
+    GPU_IS_LOST,
+    INVALID_ARGUMENT,
+    NO_DATA,
+    NO_PERMISSION,
+    PERMANENT,
+    SELECTORS,
+    attempt,
+    describe_code,
+    find_card,
+    in_mig_mode,
+    initialise,
+    mig_reason,
+    shut_down,
+)
+from pytest_physics.devices.nvml.priors import chip_family, power_usage_kind, prior_sampling_period_s, prior_sensor
+from pytest_physics.devices.nvml.processes import ForeignProcesses
+from pytest_physics.devices.nvml.quantities import (
+    CALLS,
+    DETAILS,
+    ENERGY_CALL,
+    FIELDS,
+    MODULE_POWER_FIELD,
+    POWER_FIELD,
+    PROCESS_FUNCTIONS,
+    Call,
+    Field,
+    field_value,
+    number,
+)
+from pytest_physics.errors import ConfigurationError, DeviceUnavailableError
+from pytest_physics.metrology.quality import Provenance
+from pytest_physics.metrology.response import SensorModel
+
+PROCESS_PERIOD_S = 1.0
+"""How often processes are listed unless told otherwise."""
+_PARAMETERS = (*SELECTORS, "own_pids", "process_period_s")
+_REMEDIES = {
+    NO_PERMISSION: " Ask the administrator for permission.",
+    INVALID_ARGUMENT: " A newer driver may know it.",
+    FUNCTION_NOT_FOUND: " A newer driver or nvidia-ml-py may have it.",
+}
+
+
+class NvmlDevice:
+    """One NVIDIA card.
+
+    Parameters of the specification: one of ``index``, ``uuid``, ``pci_bus_id`` (none: the card the workload will use);
+    ``own_pids``, process ids whose descendants belong to this run, besides this process and the benchmark that started it as its
+    sampler; ``process_period_s``, how often processes are listed. :attr:`spec` names the card by UUID, so that another process
+    opens the same.
+    """
+
+    def __init__(self, spec: DeviceSpec) -> None:
+        parameters = _checked(spec)
+        self.clock: Clock = RealClock()
+        self._closed = False
+        self._lost = False
+        initialise()
+        try:
+            self._handle = find_card({key: parameters[key] for key in SELECTORS if key in parameters}, os.environ)
+            self._identify()
+            kept = {key: value for key, value in parameters.items() if key not in SELECTORS}
+            self.spec = DeviceSpec(kind="nvml", parameters={"uuid": self._uuid, **kept})
+            self._probe(parameters)
+        except BaseException:
+            self.close()
+            raise
+
+    def _identify(self) -> None:
+        (self._name, code), (self._uuid, _) = (
+            attempt("nvmlDeviceGetName", self._handle),
+            attempt("nvmlDeviceGetUUID", self._handle),
+        )
+        if code != READ_OK or self._uuid is None:
+            raise DeviceUnavailableError(
+                f"The GPU does not tell its name: {describe_code(code)}. See 'dmesg' for Xid errors; a lost GPU needs a "
+                "reset or a reboot."
+            )
+        if in_mig_mode(self._handle):
+            raise DeviceUnavailableError(mig_reason(f"{self._name} ({self._uuid})"))
+        architecture, _ = attempt("nvmlDeviceGetArchitecture", self._handle)
+        capability, _ = attempt("nvmlDeviceGetCudaComputeCapability", self._handle)
+        self._capability: tuple[int, int] = tuple(capability or (0, 0))
+        self._family = chip_family(architecture or 0, self._capability)
+        self._driver = str(attempt("nvmlSystemGetDriverVersion")[0])
+
+    # ---- probing ----
+
+    def _probe(self, parameters: Mapping[str, Any]) -> None:
+        self._absent: dict[str, str] = {}
+        self._found: dict[str, Channel] = {}
+        self._fields: list[tuple[Field, int]] = []
+        self._calls: list[Call] = []
+        self._processes: ForeignProcesses | None = None
+        self._probe_fields()
+        for call in CALLS:
+            self._probe_call(call)
+        self._probe_processes(parameters)
+        self._arrange()
+        self._fingerprint = self._describe()
+
+    def _probe_fields(self) -> None:
+        wanted = [(field_id, 0) for field in FIELDS for field_id in field.ids]
+        codes = dict(zip(wanted, _field_codes(self._handle, wanted), strict=True))
+        for field in FIELDS:
+            self._probe_field(field, {field_id: codes[field_id, 0] for field_id in field.ids})
+        module_only = codes[POWER_FIELD] in PERMANENT and _field_codes(self._handle, [MODULE_POWER_FIELD]) == [READ_OK]
+        if module_only or "GH200" in self._name:  # there the counter is the module's even where the power field is not
+            self._refuse_module("energy_j")
+        elif "energy_j" in self._absent:
+            self._probe_call(ENERGY_CALL)
+        if module_only:
+            self._refuse_module("power_w")
+            if "power_average_w" in self._absent:
+                self._refuse_module("power_average_w")
+        elif "power_w" in self._absent:
+            self._explain_power()
+
+    def _probe_field(self, field: Field, codes: Mapping[int, int]) -> None:
+        """Take the first id that answers; one that may answer later (timeout, no data yet) is next best."""
+        usable = sorted((code != READ_OK, field.ids.index(field_id)) for field_id, code in codes.items() if code not in PERMANENT)
+        if not usable:
+            self._absent[field.channel] = self._why(f"NVML field {field.ids[0]}", codes[field.ids[0]])
+            return
+        field_id = field.ids[usable[0][1]]
+        self._fields.append((field, field_id))
+        self._add(field.channel, field.kind, field.resolution, f"NVML field {field_id}, scope GPU")
+
+    def _refuse_module(self, channel: str) -> None:
+        self._fields = [(field, field_id) for field, field_id in self._fields if field.channel != channel]
+        self._found.pop(channel, None)
+        self._absent[channel] = (
+            f"{self._name} measures the whole module, GPU and CPU together, and offers no such reading of the GPU alone; a "
+            "module's reading is not put in its place. Measure on a GPU of its own, or with an external meter."
+        )
+
+    def _explain_power(self) -> None:
+        """Field 186 is missing: say what there is besides, without putting it in its place."""
+        reason = self._absent["power_w"]
+        kind = power_usage_kind(self._family, _branch(self._driver))
+        if "power_average_w" in self._found:
+            self._absent["power_w"] = f"{reason} Its average, 'power_average_w', is another quantity and is not put in its place."
+        elif kind is None:
+            self._absent["power_w"] = (
+                f"{reason} What nvmlDeviceGetPowerUsage means on {self._family} is not known: it is not used."
+            )
+        elif kind is ReadingKind.INSTANT:
+            self._probe_power_usage("power_w", kind)
+        else:
+            self._probe_power_usage("power_average_w", kind)
+            self._absent["power_w"] = f"{reason} nvmlDeviceGetPowerUsage is an average here, see 'power_average_w'."
+
+    def _probe_power_usage(self, channel: str, kind: ReadingKind) -> None:
+        note = f" ({kind} on {self._family} with driver {self._driver})"
+        self._probe_call(number("nvmlDeviceGetPowerUsage", channel, kind, 1e-3), note)
+
+    def _probe_call(self, call: Call, note: str = "") -> None:
+        call, code = self._preferred(call)
+        if code not in PERMANENT:
+            self._calls.append(call)
+        for quantity in call.quantities:
+            if code in PERMANENT:
+                self._absent[quantity.channel] = self._why(call.functions[0], code)
+            else:
+                self._absent.pop(quantity.channel, None)
+                self._add(quantity.channel, quantity.kind, quantity.resolution, call.functions[0] + note)
+
+    def _preferred(self, call: Call) -> tuple[Call, int]:
+        """The same call by the first name that this driver and nvidia-ml-py know, and its code."""
+        _, code = call.ask(self._handle)
+        if code == FUNCTION_NOT_FOUND and len(call.functions) > 1:
+            return self._preferred(replace(call, functions=call.functions[1:]))
+        return call, code
+
+    def _probe_processes(self, parameters: Mapping[str, Any]) -> None:
+        call, code = self._preferred(Call(PROCESS_FUNCTIONS, ()))
+        if code in PERMANENT:
+            self._absent["foreign_processes"] = self._why(call.functions[0], code)
+            return
+        period_s = float(parameters.get("process_period_s", PROCESS_PERIOD_S))
+        self._processes = ForeignProcesses(
+            lambda: call.ask(self._handle),
+            roots=(os.getpid(), benchmark_pid(), *parameters.get("own_pids", ())),
+            period_s=period_s,
+            clock=self.clock,
+        )
+        self._add("foreign_processes", ReadingKind.STATE, 1, f"{call.functions[0]}, every {period_s:g} s")
+
+    def _add(self, channel: str, kind: ReadingKind, resolution: float, source: str) -> None:
+        self._found[channel] = Channel(
+            name=channel, kind=kind, resolution=resolution, provenance=Provenance.MEASURED, source=source
+        )
+
+    def _why(self, what: str, code: int) -> str:
+        return f"{what} answers {describe_code(code)} on {self._name} with driver {self._driver}.{_REMEDIES.get(code, '')}"
+
+    def _arrange(self) -> None:
+        """Fix the order of channels, and for every value its place in it."""
+        self._channels = tuple(self._found[name] for name in CHANNELS if name in self._found)
+        place = {channel.name: index for index, channel in enumerate(self._channels)}
+        self._field_list = [(field_id, 0) for _, field_id in self._fields]
+        self._field_places = [(place[field.channel], field.unit) for field, _ in self._fields]
+        self._call_places = [(call, [(place[q.channel], q.extract) for q in call.quantities]) for call in self._calls]
+        self._process_place = place.get("foreign_processes", -1)
+
+    def _describe(self) -> Fingerprint:
+        known = {
+            "driver": self._driver,
+            "family": self._family,
+            "compute_capability": f"{self._capability[0]}.{self._capability[1]}",
+        }
+        asked = {detail.name: detail.ask(self._handle) for detail in DETAILS}
+        return Fingerprint(kind="nvml", name=self._name, identity=self._uuid, details=known | asked)
+
+    # ---- describing ----
+
+    @property
+    def channels(self) -> Sequence[Channel]:
+        """The channels this card answered for when it was opened, in the order of ``CHANNELS``."""
+        return self._channels
+
+    @property
+    def absent(self) -> Mapping[str, str]:
+        """Channels an NVIDIA card can have and this one has not, with the reason."""
+        return self._absent
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Name, UUID, driver, VBIOS, limits and modes as they were when the card was opened."""
+        return self._fingerprint
+
+    @property
+    def sensor(self) -> SensorModel | None:
+        """Prior of ``power_w`` for this family; None without that channel."""
+        return prior_sensor(self._family) if "power_w" in self._found else None
+
+    @property
+    def sampling_period_s(self) -> float:
+        """0.02 s where the sensor updates every 0.1 s, less for faster and for unknown families."""
+        return prior_sampling_period_s(self._family)
+
+    # ---- reading ----
+
+    def read(self) -> tuple[list[float], list[int]]:
+        """Read all channels now: values (NaN where a read failed) and NVML's return codes."""
+        if self._closed:
+            raise DeviceUnavailableError(f"{self._name} was closed; open it again before reading.")
+        # what is not asked for any more because the GPU is lost keeps these
+        values, codes = [math.nan] * len(self._channels), [GPU_IS_LOST] * len(self._channels)
+        if self._field_list and not self._lost:
+            self._read_fields(values, codes)
+        for call, places in self._call_places:
+            if not self._lost:
+                self._read_call(call, places, values, codes)
+        if self._processes is not None and not self._lost:
+            values[self._process_place], codes[self._process_place] = self._processes.read()
+        return values, codes
+
+    def _read_fields(self, values: list[float], codes: list[int]) -> None:
+        answers, code = attempt("nvmlDeviceGetFieldValues", self._handle, self._field_list)
+        self._lost = code == GPU_IS_LOST
+        if code != READ_OK:
+            for place, _ in self._field_places:
+                codes[place] = code
+            return
+        for answer, (place, unit) in zip(answers, self._field_places, strict=True):
+            codes[place] = code = int(answer.nvmlReturn)
+            self._lost = self._lost or code == GPU_IS_LOST
+            if code == READ_OK:
+                values[place] = field_value(answer, unit)
+
+    def _read_call(
+        self, call: Call, places: Sequence[tuple[int, Callable[[Any], float]]], values: list[float], codes: list[int]
+    ) -> None:
+        answer, code = call.ask(self._handle)
+        self._lost = code == GPU_IS_LOST
+        for place, extract in places:
+            if code == READ_OK:
+                values[place] = extract(answer)
+            # NVML says "unknown" with a number of its own, which is no error code
+            codes[place] = NO_DATA if code == READ_OK and math.isnan(values[place]) else code
+
+    def close(self) -> None:
+        """Release NVML; calling it again does nothing."""
+        if not self._closed:
+            self._closed = True
+            shut_down()
+
+
+def _field_codes(handle: Any, fields: Sequence[tuple[int, int]]) -> list[int]:  # noqa: ANN401 -- ctypes pointer
+    """Return code of each (field, scope); asked one by one where a driver refuses a list with fields it does not know."""
+    answers, code = attempt("nvmlDeviceGetFieldValues", handle, list(fields))
+    if code == READ_OK:
+        return [int(answer.nvmlReturn) for answer in answers]
+    if len(fields) == 1 or code == GPU_IS_LOST:
+        return [code] * len(fields)
+    return [_field_codes(handle, [field])[0] for field in fields]
+
+
+def _branch(driver: str) -> int:
+    """Driver branch: 530 of "530.30.02"; 0 where it cannot be told."""
+    major = driver.split(".", maxsplit=1)[0]
+    return int(major) if major.isascii() and major.isdecimal() else 0
+
+
+def _checked(spec: DeviceSpec) -> Mapping[str, Any]:
+    for key in spec.parameters:
+        if key not in _PARAMETERS:
+            nearest = difflib.get_close_matches(key, _PARAMETERS, n=1, cutoff=0.0)[0]
+            raise ConfigurationError(
+                f"An nvml device has no parameter '{key}'; did you mean '{nearest}'? It has {', '.join(_PARAMETERS)}."
+            )
+    chosen = [key for key in SELECTORS if key in spec.parameters]
+    if len(chosen) > 1:
+        raise ConfigurationError(f"An nvml device is named by one of {', '.join(SELECTORS)} (got {' and '.join(chosen)}).")
+    for key in ("index", "process_period_s"):
+        if not spec.parameters.get(key, 0) >= 0:
+            raise ConfigurationError(f"'{key}' must be >= 0 (got {spec.parameters[key]}).")
+    return spec.parameters
+
+
+def open_device(spec: DeviceSpec) -> NvmlDevice:
+    """Open the card that ``spec`` names."""
+    return NvmlDevice(spec)

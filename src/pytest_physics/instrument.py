@@ -1,0 +1,311 @@
+"""Instruments: one device, its clock, its sampler, its phases and windows.
+
+A window is what a user writes around their own code. Entering and leaving it costs two clock readings and one line in a file; all
+arithmetic happens later, when a number is asked for, and then waits until the sensor has spoken. The arithmetic itself lives in
+:mod:`pytest_physics.record.recipes`, because ``verify`` must do exactly the same.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from pytest_physics.clock import NS_PER_S, Clock
+from pytest_physics.devices.base import Device
+from pytest_physics.errors import ChannelUnavailableError
+from pytest_physics.metrology.response import SensorModel
+from pytest_physics.metrology.uncertainty import Estimate, Recipe
+from pytest_physics.record.schema import BaselineRecord, PhaseRecord, WindowRecord
+from pytest_physics.sampling.base import Sampler
+from pytest_physics.sampling.trace import Trace
+from pytest_physics.workloads.synchronise import synchronise
+
+Label = str | int | float
+
+WAIT_PERIODS = 3
+"""Samples awaited beyond the last one an estimate needs, so that its bracketing sample is there."""
+
+
+class Journal(Protocol):
+    """What an instrument needs of the run that owns it."""
+
+    test: str
+    """Node id of the running test."""
+
+    def window_line(self, line: bytes) -> None:
+        """Persist one window."""
+
+    def phase_changed(self, phase: PhaseRecord) -> None:
+        """Persist the start or the end of a phase."""
+
+    def measure_baseline(self, instrument: Instrument) -> BaselineRecord:
+        """Measure, record and return an idle baseline."""
+
+    def evaluate(self, recipe: Recipe) -> Estimate:
+        """Compute an estimate from the artifacts so far."""
+
+    def read_trace(self, instrument: str) -> Trace:
+        """Samples so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Energy:
+    """Gross and net energy, always side by side."""
+
+    gross: Estimate
+    """All energy of the device in the window."""
+    net: Estimate
+    """Gross less what the device would have drawn idle."""
+
+    def __truediv__(self, divisor: Estimate | float) -> Energy:
+        return Energy(gross=self.gross / divisor, net=self.net / divisor)
+
+    def __str__(self) -> str:
+        return f"{self.gross} gross, {self.net} net ({self.gross.quality.name})"
+
+
+class Window:
+    """One event: ``with instrument.window("decode", tokens=512) as w: ...``, then ``w.energy``, ``w.duration``, ``w.per("token")``."""
+
+    __slots__ = ("_instrument", "_synchronise", "id", "labels", "name", "phase", "synchronised", "t0_ns", "t1_ns", "test", "work")
+
+    def __init__(
+        self, instrument: Instrument, name: str, work: Mapping[str, float], labels: Mapping[str, Label], *, synchronise: bool
+    ) -> None:
+        self._instrument = instrument
+        self._synchronise = synchronise
+        self.id = ""
+        self.name = name
+        self.work = work
+        self.labels = labels
+        self.phase = ""
+        self.test = ""
+        self.synchronised = False
+        self.t0_ns = 0
+        self.t1_ns = 0
+
+    def __enter__(self) -> Window:
+        if self._synchronise:
+            self.synchronised = synchronise()
+        self.t0_ns = self._instrument.clock.now_ns()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self._synchronise and self.synchronised:
+            synchronise()
+        self.t1_ns = self._instrument.clock.now_ns()
+        if kind is not None:
+            self.labels = {**self.labels, "interrupted": kind.__name__}
+        self._instrument._closed(self)  # noqa: SLF001 -- a window is part of its instrument
+
+    @property
+    def duration(self) -> Estimate:
+        """Length of the window in seconds."""
+        return self._instrument.evaluate(Recipe(op="window.duration", parameters={"window": self.id}))
+
+    @property
+    def energy(self) -> Energy:
+        """Energy of the device in the window, gross and net; waits until the sensor has reported all of it.
+
+        Net energy subtracts the idle power of the instrument's baselines; where none was measured yet, one is measured now. Raises
+        ``ChannelUnavailableError`` where the device has neither a power channel nor an energy counter.
+        """
+        return self._instrument.energy(self)
+
+    def per(self, unit: str) -> Energy:
+        """Energy per unit of counted work: ``per("token")`` for a window opened with ``tokens=…``."""
+        return self.energy / self.count(unit)
+
+    def count(self, unit: str) -> Estimate:
+        """Counted work of this window; ``unit`` in the singular or as it was given."""
+        key = unit if unit in self.work else f"{unit}s"
+        if key not in self.work or not self.work[key] > 0:
+            counted = ", ".join(f"{name}={amount:g}" for name, amount in self.work.items()) or "nothing"
+            raise ValueError(f"window '{self.name}' counted {counted}; open it with {key}=<positive count> to get energy per {unit}.")
+        return self._instrument.evaluate(Recipe(op="window.work", parameters={"window": self.id, "work": key}))
+
+    def record(self) -> WindowRecord:
+        """The window as it stands in ``windows.jsonl``."""
+        return WindowRecord(
+            id=self.id,
+            instrument=self._instrument.name,
+            name=self.name,
+            phase=self.phase,
+            t0_ns=self.t0_ns,
+            t1_ns=self.t1_ns,
+            work=dict(self.work),
+            labels=dict(self.labels),
+            test=self.test,
+            synchronised=self.synchronised,
+        )
+
+
+class Instrument:
+    """A device under measurement. Made by :class:`pytest_physics.session.Session`."""
+
+    def __init__(self, *, name: str, device: Device, sampler: Sampler, journal: Journal) -> None:
+        self.name = name
+        self.device = device
+        self.sampler = sampler
+        self.journal = journal
+        self.clock: Clock = device.clock
+        self.windows: dict[str, Window] = {}
+        self.baselines: list[BaselineRecord] = []
+        self.phases: list[PhaseRecord] = []
+        self._numbers = itertools.count(1)
+        self._phase_stack: list[str] = []
+
+    # --- what it is --------------------------------------------------------------------------------------------------
+
+    @property
+    def sensor(self) -> SensorModel | None:
+        """What is known of the power channel; None without one."""
+        return self.device.sensor
+
+    def has(self, channel: str) -> bool:
+        """Whether the device has ``channel``."""
+        return any(known.name == channel for known in self.device.channels)
+
+    def require(self, *channels: str) -> None:
+        """Raise ``ChannelUnavailableError`` with the device's own reason for the first missing channel."""
+        for channel in channels:
+            if not self.has(channel):
+                reason = self.device.absent.get(channel, f"the device has no such channel ({self._known()})")
+                raise ChannelUnavailableError(f"instrument '{self.name}' cannot read '{channel}': {reason}", channel=channel)
+
+    def _known(self) -> str:
+        return ", ".join(channel.name for channel in self.device.channels)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the device is a twin: its clock is virtual and its claims are ``simulated``."""
+        return self.device.spec.kind == "twin"
+
+    # --- time --------------------------------------------------------------------------------------------------------
+
+    def sleep(self, seconds: float) -> None:
+        """Let ``seconds`` pass on the instrument's clock."""
+        self.clock.sleep_until_ns(self.clock.now_ns() + round(seconds * NS_PER_S))
+
+    def wait_until_sampled(self, t_ns: int) -> bool:
+        """Wait until samples reach beyond ``t_ns``; False at once where the sampler is dead."""
+        period_ns = self.sampler.period_ns
+        target_ns = t_ns + WAIT_PERIODS * period_ns
+        self.clock.sleep_until_ns(target_ns)
+        return self.sampler.wait_until_sampled(t_ns + (WAIT_PERIODS - 1) * period_ns, timeout_s=max(1.0, 10 * period_ns / NS_PER_S))
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[PhaseRecord]:
+        """Mark a named span; yields its record, whose id names it in recipes. Phases nest; the sampler runs on."""
+        record = PhaseRecord(id=f"{self.name}-p{len(self.phases) + 1}", instrument=self.name, name=name, t0_ns=self.clock.now_ns())
+        position = len(self.phases)
+        self.phases.append(record)
+        self._phase_stack.append(record.id)
+        self.journal.phase_changed(record)
+        try:
+            yield record
+        finally:
+            self._phase_stack.remove(record.id)
+            ended = record.model_copy(update={"t1_ns": self.clock.now_ns()})
+            self.phases[position] = ended
+            self.journal.phase_changed(ended)
+
+    # --- windows -----------------------------------------------------------------------------------------------------
+
+    def window(
+        self, name: str, *, labels: Mapping[str, Label] | None = None, synchronise: bool = True, **work: float
+    ) -> Window:
+        """A window around the user's code.
+
+        Parameters
+        ----------
+        name
+            What happens inside: "prefill", "decode".
+        labels
+            Coordinates of the arm: ``{"batch": 8}``.
+        synchronise
+            Synchronise the device at both ends where torch runs on CUDA; without it asynchronous work leaks out of the window.
+        work
+            Counted work: ``tokens=512``.
+        """
+        return Window(self, name, work, labels or {}, synchronise=synchronise and not self.simulated)
+
+    def _closed(self, window: Window) -> None:
+        window.id = f"{self.name}-w{next(self._numbers)}"
+        window.phase = self._phase_stack[-1] if self._phase_stack else ""
+        window.test = self.journal.test
+        line = {
+            "id": window.id,
+            "instrument": self.name,
+            "name": window.name,
+            "phase": window.phase,
+            "t0_ns": window.t0_ns,
+            "t1_ns": window.t1_ns,
+            "work": window.work,
+            "labels": window.labels,
+            "test": window.test,
+            "synchronised": window.synchronised,
+        }
+        self.journal.window_line(_encode(line).encode() + b"\n")
+        self.windows[window.id] = window
+
+    def evaluate(self, recipe: Recipe) -> Estimate:
+        """Compute an estimate from the run's artifacts so far."""
+        return self.journal.evaluate(recipe)
+
+    @property
+    def trace(self) -> Trace:
+        """Samples so far."""
+        return self.journal.read_trace(self.name)
+
+    # --- energy ------------------------------------------------------------------------------------------------------
+
+    def baseline(self) -> BaselineRecord:
+        """Settle, then measure an idle baseline now."""
+        return self.journal.measure_baseline(self)
+
+    def energy(
+        self, window: Window, *, baselines: tuple[BaselineRecord, ...] | None = None, estimator: str | None = None
+    ) -> Energy:
+        """Gross and net energy of a closed window.
+
+        Parameters
+        ----------
+        window
+            A window of this instrument.
+        baselines
+            Idle baselines to subtract, in order of time; default: the nearest before and after, or one measured now.
+        estimator
+            ``counter`` or ``power`` to insist on one; None takes the better one.
+        """
+        if not (self.has("power_w") or self.has("energy_j")):
+            self.require("power_w")
+        self.wait_until_sampled(window.t1_ns + self.tail_ns)
+        chosen = self.nearest_baselines(window) if baselines is None else baselines
+        parameters = {"window": window.id, "baselines": [b.id for b in chosen]} | ({"estimator": estimator} if estimator else {})
+        return Energy(
+            gross=self.evaluate(Recipe(op="window.energy", parameters={**parameters, "kind": "gross"})),
+            net=self.evaluate(Recipe(op="window.energy", parameters={**parameters, "kind": "net"})),
+        )
+
+    @property
+    def tail_ns(self) -> int:
+        """How long readings after an event still belong to it, with room to see the idle level that follows."""
+        sensor = self.sensor
+        return round((2 * sensor.tail_s + 4 * sensor.update_period_s) * NS_PER_S) if sensor else NS_PER_S
+
+    def nearest_baselines(self, window: Window) -> tuple[BaselineRecord, ...]:
+        """The last baseline before the window and the first one after it, where there are; measures one where there is none."""
+        if not self.baselines and self.has("power_w"):
+            self.baseline()
+        before = [b for b in self.baselines if b.t1_ns <= window.t0_ns]
+        after = [b for b in self.baselines if b.t0_ns >= window.t1_ns]
+        return tuple(before[-1:] + after[:1])
+
+
+_encode: Callable[[object], str] = json.JSONEncoder(separators=(",", ":")).encode
+

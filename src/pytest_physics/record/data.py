@@ -1,0 +1,132 @@
+"""What a recipe may look at: the artifacts of a run, live or read back.
+
+Two implementations, one contract: :class:`pytest_physics.session.Session` while the run goes on, :class:`RecordedRun` afterwards. A recipe
+that gives different numbers for the two is a bug, and ``verify`` finds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from pytest_physics.config import Settings
+from pytest_physics.errors import RecordError
+from pytest_physics.metrology.response import SensorModel
+from pytest_physics.record.reader import RunReader
+from pytest_physics.record.schema import BaselineRecord, InstrumentRecord, PhaseRecord, WindowRecord
+from pytest_physics.sampling.trace import Trace
+
+
+class RunData(Protocol):
+    """The artifacts of a run."""
+
+    memory: dict[str, Any]
+    """What was computed already and cannot change any more, by a key that names it."""
+
+    @property
+    def settings(self) -> Settings:
+        """Settings with which gates are judged."""
+
+    def trace(self, instrument: str) -> Trace:
+        """Samples of an instrument."""
+
+    def window(self, window_id: str) -> WindowRecord:
+        """One closed window."""
+
+    def windows_of(self, instrument: str) -> Sequence[tuple[int, int]]:
+        """Start and end of every closed window of an instrument, in nanoseconds."""
+
+    def phase(self, phase_id: str) -> PhaseRecord:
+        """One phase."""
+
+    def baseline(self, baseline_id: str) -> BaselineRecord:
+        """One idle baseline."""
+
+    def instrument(self, name: str) -> InstrumentRecord:
+        """What an instrument is."""
+
+    def sensor(self, instrument: str) -> SensorModel | None:
+        """What is known of an instrument's power channel."""
+
+    def truth_table(self, instrument: str) -> NDArray[np.void] | None:
+        """The twin's true power; None for a real device."""
+
+
+Named = TypeVar("Named", WindowRecord, PhaseRecord, BaselineRecord)
+
+
+class RecordedRun:
+    """A run directory as :class:`RunData`."""
+
+    def __init__(self, path: Path) -> None:
+        self.reader = RunReader(path)
+        self.memory: dict[str, Any] = {}
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Settings of the run; ``RecordError`` where they are not valid."""
+        try:
+            return Settings.model_validate(self.reader.run.config)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = ".".join(str(part) for part in problem["loc"])
+            raise RecordError(f"{self.reader.path}/run.json: config.{place}: {problem['msg']}; restore it from a copy.") from None
+
+    def trace(self, instrument: str) -> Trace:
+        """Samples of an instrument."""
+        key = f"trace|{instrument}"
+        if key not in self.memory:
+            self.instrument(instrument)
+            self.memory[key] = self.reader.trace(instrument)
+        found: Trace = self.memory[key]
+        return found
+
+    def window(self, window_id: str) -> WindowRecord:
+        """One closed window."""
+        return self._named(self._windows, window_id, "windows.jsonl")
+
+    def windows_of(self, instrument: str) -> Sequence[tuple[int, int]]:
+        """Start and end of every closed window of an instrument."""
+        return [(w.t0_ns, w.t1_ns) for w in self.reader.windows if w.instrument == instrument]
+
+    def phase(self, phase_id: str) -> PhaseRecord:
+        """One phase."""
+        return self._named({phase.id: phase for phase in self.reader.run.phases}, phase_id, "run.json")
+
+    def baseline(self, baseline_id: str) -> BaselineRecord:
+        """One idle baseline."""
+        return self._named({baseline.id: baseline for baseline in self.reader.baselines}, baseline_id, "baseline.json")
+
+    def instrument(self, name: str) -> InstrumentRecord:
+        """What an instrument is."""
+        instruments = self.reader.run.instruments
+        if name not in instruments:
+            raise RecordError(f"{self.reader.path}/run.json names no instrument '{name}'; restore it from a copy.")
+        return instruments[name]
+
+    def sensor(self, instrument: str) -> SensorModel | None:
+        """What is known of an instrument's power channel."""
+        return self.reader.sensor(instrument)
+
+    def truth_table(self, instrument: str) -> NDArray[np.void] | None:
+        """The twin's true power; None for a real device."""
+        key = f"truth|{instrument}"
+        if key not in self.memory:
+            self.memory[key] = self.reader.truth(instrument)
+        found: NDArray[np.void] | None = self.memory[key]
+        return found
+
+    @cached_property
+    def _windows(self) -> dict[str, WindowRecord]:
+        return {window.id: window for window in self.reader.windows}
+
+    def _named(self, records: dict[str, Named], name: str, file: str) -> Named:
+        if name not in records:
+            raise RecordError(f"{self.reader.path / file} has no entry '{name}' that a recipe needs; restore it from a copy.")
+        return records[name]

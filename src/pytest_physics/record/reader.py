@@ -1,0 +1,161 @@
+"""Read a run directory: every artifact as typed records, also of a run that crashed.
+
+Layout: ``run.json``, ``trace-<instrument>.npy``, ``truth-<instrument>.npy`` (twin only), ``windows.jsonl``, ``baseline.json``,
+``sensor.json``, ``results.jsonl``, ``claims.jsonl``, ``report.html``, ``MANIFEST.sha256``.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+
+from pytest_physics.errors import RecordError
+from pytest_physics.metrology.response import SensorModel
+from pytest_physics.record.schema import (
+    SCHEMA_VERSION,
+    BaselineRecord,
+    ClaimRecord,
+    Record,
+    ResultRecord,
+    RunRecord,
+    SensorRecord,
+    WindowRecord,
+)
+from pytest_physics.sampling.trace import Trace
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+RUN = "run.json"
+WINDOWS = "windows.jsonl"
+BASELINES = "baseline.json"
+SENSORS = "sensor.json"
+RESULTS = "results.jsonl"
+CLAIMS = "claims.jsonl"
+REPORT = "report.html"
+MANIFEST = "MANIFEST.sha256"
+
+
+def trace_name(instrument: str) -> str:
+    """File name of an instrument's trace."""
+    return f"trace-{instrument}.npy"
+
+
+def truth_name(instrument: str) -> str:
+    """File name of a twin's true power."""
+    return f"truth-{instrument}.npy"
+
+
+class RunReader:
+    """A run directory, read on demand. Raises :class:`RecordError` with file, line and remedy for what cannot be read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not (path / RUN).is_file():
+            raise RecordError(f"{path} is not a run directory: it has no {RUN}. Give the directory that a report line names.")
+
+    @cached_property
+    def run(self) -> RunRecord:
+        """``run.json``; a schema of another version is refused."""
+        data = self._json(RUN)
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if version != SCHEMA_VERSION:
+            raise RecordError(
+                f"{self.path / RUN} has schema version {version!r}; this version reads {SCHEMA_VERSION}. "
+                "Use the pytest-physics version that wrote it."
+            )
+        return _validated(RunRecord, data, f"{self.path / RUN}")
+
+    @cached_property
+    def windows(self) -> list[WindowRecord]:
+        """All windows, in the order in which they closed."""
+        return self._lines(WINDOWS, WindowRecord)
+
+    @cached_property
+    def results(self) -> list[ResultRecord]:
+        """All reported estimates."""
+        return self._lines(RESULTS, ResultRecord)
+
+    @cached_property
+    def claims(self) -> list[ClaimRecord]:
+        """All claims, every attempt, in the order in which they were judged."""
+        return self._lines(CLAIMS, ClaimRecord)
+
+    @cached_property
+    def baselines(self) -> list[BaselineRecord]:
+        """All baselines."""
+        return self._list(BASELINES, BaselineRecord)
+
+    @cached_property
+    def sensors(self) -> list[SensorRecord]:
+        """What was known of the power channels."""
+        return self._list(SENSORS, SensorRecord)
+
+    def sensor(self, instrument: str) -> SensorModel | None:
+        """Sensor model of an instrument's power channel, or None."""
+        return next((record.sensor for record in self.sensors if record.instrument == instrument), None)
+
+    def trace(self, instrument: str) -> Trace:
+        """Samples of one instrument."""
+        record = self.run.instruments[instrument]
+        return Trace.load(self.path / trace_name(instrument), instrument=instrument, period_ns=record.period_ns)
+
+    def truth(self, instrument: str) -> NDArray[np.void] | None:
+        """The twin's true power as a table of segments, or None for a real device."""
+        path = self.path / truth_name(instrument)
+        if not path.exists():
+            return None
+        try:
+            table: NDArray[np.void] = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise RecordError(f"{path} is not readable ({error}); restore it from a copy.") from error
+        return table
+
+    def _json(self, name: str) -> Any:
+        path = self.path / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RecordError(f"{path} is not readable JSON ({error}); restore it from a copy.") from error
+
+    def _list(self, name: str, record: type[RecordT]) -> list[RecordT]:
+        if not (self.path / name).exists():
+            return []
+        items = self._json(name)
+        if not isinstance(items, list):
+            raise RecordError(f"{self.path / name} must hold a list; restore it from a copy.")
+        return [_validated(record, item, f"{self.path / name}, entry {i}") for i, item in enumerate(items)]
+
+    def _lines(self, name: str, record: type[RecordT]) -> list[RecordT]:
+        path = self.path / name
+        if not path.exists():
+            return []
+        lines = path.read_bytes().split(b"\n")
+        torn = lines.pop()  # empty after a complete last line
+        if torn and self.run.state == "completed":
+            raise RecordError(f"{path} ends in an incomplete line; it was cut short. Restore it from a copy.")
+        out = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                out.append(TypeAdapter(record).validate_json(line))
+            except ValidationError as error:
+                raise RecordError(f"{path}, line {number}: {_first_problem(error)}; restore it from a copy.") from error
+        return out
+
+
+def _validated(record: type[RecordT], data: Any, where: str) -> RecordT:
+    try:
+        return record.model_validate(data)
+    except ValidationError as error:
+        raise RecordError(f"{where}: {_first_problem(error)}; restore it from a copy.") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place or 'record'}: {first['msg']}"

@@ -1,0 +1,467 @@
+"""Recipes: how each estimate is computed from a run's raw artifacts.
+
+Every estimate carries its recipe. While the run goes on the session evaluates it; ``verify`` evaluates the same recipe on the recorded
+artifacts with this same code, and the two must agree. A recipe is a leaf, registered below by name, or arithmetic on other recipes.
+
+Leaves may depend only on their parameters and on :class:`~pytest_physics.record.data.RunData`, and on samples only in a span of time
+that was complete when the estimate was first computed: otherwise a later sample would change a recorded number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from pytest_physics.clock import NS_PER_S
+from pytest_physics.devices.base import ReadingKind
+from pytest_physics.errors import ChannelUnavailableError, RecordError
+from pytest_physics.metrology.baseline import IdleAssessment, IdleLimits, IdleSamples, assess_idle, drift_gate
+from pytest_physics.metrology.curves import LINEAR_LAW
+from pytest_physics.metrology.host import HOST_LIMITS, canary_gate, host_gates
+from pytest_physics.metrology.quality import Provenance, Quality
+from pytest_physics.metrology.thermal import SoakAssessment, SoakLimits, assess_soak
+from pytest_physics.metrology.uncertainty import ARITHMETIC, Component, Estimate, Gate, Recipe, coverage_factor
+from pytest_physics.metrology.updates import distinct_updates
+from pytest_physics.record.data import RunData
+from pytest_physics.record.schema import BaselineRecord, GateRecord, PhaseRecord, WindowRecord, finite_or_none
+from pytest_physics.record.window_energy import energy_estimate, true_energy, true_energy_between
+from pytest_physics.sampling.statistics import sampler_statistics
+from pytest_physics.sampling.trace import Trace
+
+Parameters = Mapping[str, Any]
+Leaf = Callable[[Parameters, RunData], Estimate]
+Truth = Callable[[Parameters, RunData], float | None]
+
+LEAVES: dict[str, Leaf] = {}
+TRUTHS: dict[str, Truth] = {}
+COMPOSITES = {**ARITHMETIC, **LINEAR_LAW}
+
+
+def evaluate(recipe: Recipe, data: RunData) -> Estimate:
+    """Compute ``recipe`` from ``data``; raises ``RecordError`` for an operation this version does not know."""
+    if recipe.op in COMPOSITES:
+        estimate = COMPOSITES[recipe.op]([evaluate(part, data) for part in recipe.inputs], **recipe.parameters)
+        return replace(estimate, recipe=recipe)
+    if recipe.op not in LEAVES:
+        raise RecordError(f"unknown recipe '{recipe.op}'; use the pytest-physics version that wrote this run.")
+    return replace(LEAVES[recipe.op](recipe.parameters, data), recipe=recipe)
+
+
+def true_value(recipe: Recipe, data: RunData) -> float | None:
+    """The twin's true value of ``recipe``; None where some input has no known truth."""
+    if recipe.op in COMPOSITES:
+        parts = [true_value(part, data) for part in recipe.inputs]
+        if any(part is None for part in parts):
+            return None
+        exact = [Estimate.exact(part or 0.0, evaluate(r, data).unit) for part, r in zip(parts, recipe.inputs, strict=True)]
+        return COMPOSITES[recipe.op](exact, **recipe.parameters).value
+    truth = TRUTHS.get(recipe.op)
+    return truth(recipe.parameters, data) if truth else None
+
+
+def evidence(recipe: Recipe) -> tuple[str, ...]:
+    """Artifacts behind a recipe, as paths inside the run directory."""
+    paths: list[str] = []
+    for leaf in recipe.leaves():
+        named = [str(value) for key, value in leaf.parameters.items() if key in {"window", "phase", "baseline", "instrument"}]
+        named += [str(name) for key in ("windows", "baselines") for name in leaf.parameters.get(key, ())]
+        for name in named:
+            kind = name.rpartition("-")[2][:1]
+            paths.append(f"trace-{name.partition('-')[0]}.npy")
+            paths += {"w": [f"windows.jsonl#{name}"], "b": [f"baseline.json#{name}"], "p": [f"run.json#{name}"]}.get(kind, [])
+    return tuple(dict.fromkeys(paths))
+
+
+def gates_of(requirement: Recipe, data: RunData) -> tuple[Gate, ...]:
+    """Gates of a requirement: what a fixture stands for, without an estimate."""
+    if requirement.op == "soak":
+        return _soak_of(requirement.parameters, data).gates
+    raise RecordError(f"unknown requirement '{requirement.op}'; use the pytest-physics version that wrote this run.")
+
+
+def leaf(op: str, *, truth: Truth | None = None) -> Callable[[Leaf], Leaf]:
+    """Register a leaf recipe under ``op``, with the way to its true value on a twin."""
+
+    def register(function: Leaf) -> Leaf:
+        LEAVES[op] = function
+        if truth is not None:
+            TRUTHS[op] = truth
+        return function
+
+    return register
+
+
+# --- numbers that are not measured -----------------------------------------------------------------------------------
+
+
+@leaf("constant", truth=lambda parameters, _: float(parameters["value"]))
+def _constant(parameters: Parameters, _data: RunData) -> Estimate:
+    return Estimate.exact(parameters["value"], parameters["unit"])
+
+
+@leaf("given")
+def _given(parameters: Parameters, _data: RunData) -> Estimate:
+    dof = parameters.get("dof")
+    return Estimate.given(
+        parameters["value"],
+        parameters["unit"],
+        u=parameters["u"],
+        dof=math.inf if dof is None else dof,
+        label=parameters["label"],
+        provenance=Provenance(parameters["provenance"]),
+    )
+
+
+# --- windows ---------------------------------------------------------------------------------------------------------
+
+
+def _window_truth(parameters: Parameters, data: RunData) -> float:
+    window = data.window(parameters["window"])
+    return (window.t1_ns - window.t0_ns) / NS_PER_S
+
+
+@leaf("window.duration", truth=_window_truth)
+def window_duration(parameters: Parameters, data: RunData) -> Estimate:
+    """Length of one window in seconds; both ends carry the clock's resolution."""
+    window = data.window(parameters["window"])
+    resolution_s = data.instrument(window.instrument).clock_resolution_ns / NS_PER_S
+    clock = Component(
+        label="clock resolution",
+        source=f"clock|{window.id}",
+        contribution=resolution_s / math.sqrt(6),
+        distribution="rectangular",
+    )
+    return Estimate(
+        value=(window.t1_ns - window.t0_ns) / NS_PER_S,
+        unit="s",
+        components=(clock,),
+        provenance=_provenance(data, window.instrument),
+        estimator="clock",
+        gates=(*_clock_runs(window), *_host_gates(data, window.t0_ns, window.t1_ns, window.instrument, window.id)),
+    )
+
+
+def _clock_runs(window: WindowRecord) -> tuple[Gate, ...]:
+    passed = window.t1_ns > window.t0_ns
+    return (
+        Gate(
+            name="window has a duration", scope=window.id, measured=(window.t1_ns - window.t0_ns) / NS_PER_S, limit=0.0, unit="s",
+            passed=passed, reason=f"window '{window.name}' lasts {(window.t1_ns - window.t0_ns) / NS_PER_S:g} s (must be > 0)",
+            remedy="" if passed else "a twin's clock moves only when a twin's workload runs: use a workload made for the rig's device",
+        ),
+    )  # fmt: skip
+
+
+@leaf("window.work", truth=lambda parameters, data: float(data.window(parameters["window"]).work[parameters["work"]]))
+def window_work(parameters: Parameters, data: RunData) -> Estimate:
+    """Counted work of one window; exact."""
+    name = str(parameters["work"])
+    return Estimate.exact(data.window(parameters["window"]).work[name], name.removesuffix("s"))
+
+
+@leaf("windows.time_per_work", truth=lambda p, d: float(np.median(_times_per_work(p, d))))
+def windows_time_per_work(parameters: Parameters, data: RunData) -> Estimate:
+    """Median over windows of duration per counted work, with the distribution-free interval of the median (order statistics)."""
+    windows = [data.window(name) for name in parameters["windows"]]
+    times = _times_per_work(parameters, data)
+    instrument = windows[0].instrument
+    low, high = median_interval(times)
+    k = coverage_factor(max(1, len(times) - 1))
+    spread = Component(
+        label="between windows", source="spread|" + "|".join(parameters["windows"]), contribution=(high - low) / 2 / k,
+        dof=max(1, len(times) - 1), evaluation="A",
+    )  # fmt: skip
+    t0, t1 = min(w.t0_ns for w in windows), max(w.t1_ns for w in windows)
+    scope = f"{windows[0].id} to {windows[-1].id}"
+    canaries = [[data.window(name) for name in parameters.get(key, ())] for key in ("canaries_before", "canaries_after")]
+    return Estimate(
+        value=float(np.median(times)),
+        unit=f"s/{str(parameters['work']).removesuffix('s')}",
+        components=(spread,),
+        quality=Quality.GOOD if len(times) >= 3 else Quality.NO_DATA,
+        provenance=_provenance(data, instrument),
+        estimator="median of windows",
+        gates=(*_host_gates(data, t0, t1, instrument, scope), *_canary_gates(data, *canaries, scope=scope)),
+    )
+
+
+def _times_per_work(parameters: Parameters, data: RunData) -> list[float]:
+    windows = [data.window(name) for name in parameters["windows"]]
+    return [(w.t1_ns - w.t0_ns) / NS_PER_S / w.work[parameters["work"]] for w in windows]
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Distribution-free 95 % interval of the median; the extremes where there are fewer than six values."""
+    ordered = sorted(values)
+    n = len(ordered)
+    below = int(stats.binom.ppf(0.025, n, 0.5))
+    return ordered[max(0, below - 1)], ordered[min(n - 1, n - below)]
+
+
+def _host_gates(data: RunData, t0_ns: int, t1_ns: int, instrument: str, scope: str) -> tuple[Gate, ...]:
+    """CPU-side gates of a real-time span; nothing on a virtual clock or for an instrument without these channels."""
+    trace = data.trace(instrument)
+    if not any(trace.has(name) for name in ("own_wait_ns", "pressure_cpu_ns", "steal_ns")):
+        return ()
+    span = trace.between(t0_ns, t1_ns, margin=2)
+    host = data.settings.host
+    chosen = {
+        "own_wait_ns": host.max_own_wait, "pressure_cpu_ns": host.max_cpu_pressure, "steal_ns": host.max_steal,
+        "foreign_cpu_ns": host.max_foreign_cpu,
+    }  # fmt: skip
+    return host_gates(
+        t_ns=span.t_ns,
+        counters={limit.channel: np.asarray(span.values(limit.channel)) for limit in HOST_LIMITS if span.has(limit.channel)},
+        t0_ns=t0_ns,
+        t1_ns=t1_ns,
+        cpu_count=int(data.instrument(instrument).fingerprint.details["logical_cpus"]),
+        scope=scope,
+        limits=[replace(limit, limit=chosen.get(limit.channel, limit.limit)) for limit in HOST_LIMITS],
+    )
+
+
+def _canary_gates(
+    data: RunData, before: Sequence[WindowRecord], after: Sequence[WindowRecord], *, scope: str
+) -> tuple[Gate, ...]:
+    if not before or not after:
+        return ()
+    first, last = (min((w.t1_ns - w.t0_ns) / NS_PER_S for w in group) for group in (before, after))
+    return (canary_gate(first, last, data.settings.host.max_canary_drift, scope=scope),)
+
+
+# --- energy ----------------------------------------------------------------------------------------------------------
+
+
+@leaf("window.energy", truth=lambda parameters, data: true_energy(parameters, data))
+def window_energy(parameters: Parameters, data: RunData) -> Estimate:
+    """Gross or net energy of one window, from its counter or its power readings."""
+    window = data.window(parameters["window"])
+    baselines = [data.baseline(name) for name in parameters["baselines"]]
+    estimate = energy_estimate(data, window, kind=parameters["kind"], baselines=baselines, estimator=parameters.get("estimator"))
+    return replace(
+        estimate,
+        provenance=_provenance(data, window.instrument),
+        gates=(*_clock_runs(window), *estimate.gates, *_baseline_gates(data, baselines)),
+    )
+
+
+def _baseline_gates(data: RunData, baselines: Sequence[BaselineRecord]) -> tuple[Gate, ...]:
+    gates = [gate for baseline in baselines for gate in assess_baseline(data, data.phase(baseline.phase), baseline.id).gates]
+    if len(baselines) == 2:
+        before, after = (assess_baseline(data, data.phase(b.phase), b.id) for b in baselines)
+        scope = f"{baselines[0].id} to {baselines[1].id}"
+        gates.append(drift_gate(before, after, data.settings.baseline.max_drift_w, scope=scope))
+    return tuple(gates)
+
+
+@leaf("window.updates")
+def window_updates(parameters: Parameters, data: RunData) -> Estimate:
+    """Distinct sensor updates inside one window; a count."""
+    window = data.window(parameters["window"])
+    sensor = data.sensor(window.instrument)
+    if sensor is None:
+        raise ChannelUnavailableError(f"instrument '{window.instrument}' has no power channel.", channel="power_w")
+    around = data.trace(window.instrument).between(window.t0_ns, window.t1_ns, margin=COUNT_MARGIN)
+    index = distinct_updates(around.t_ns, np.asarray(around.values("power_w")), sensor.update_period_s)
+    inside = (around.t_ns[index] >= window.t0_ns) & (around.t_ns[index] <= window.t1_ns)
+    return Estimate(
+        value=float(np.count_nonzero(inside)), unit="update", provenance=_provenance(data, window.instrument), estimator="count of updates"
+    )
+
+
+@leaf("window.read_error_fraction")
+def window_read_errors(parameters: Parameters, data: RunData) -> Estimate:
+    """Share of the reads of one channel that failed inside one window."""
+    window = data.window(parameters["window"])
+    values = data.trace(window.instrument).between(window.t0_ns, window.t1_ns).values(parameters["channel"])
+    return Estimate(
+        value=float(np.mean(~np.isfinite(values))) if len(values) else math.nan, unit="1",
+        quality=Quality.GOOD if len(values) >= 3 else Quality.NO_DATA, provenance=_provenance(data, window.instrument),
+        estimator="count of reads",
+    )  # fmt: skip
+
+
+COUNT_MARGIN = 20
+"""Samples before a window that tell where the sensor's updates lie."""
+
+
+# --- baselines -------------------------------------------------------------------------------------------------------
+
+
+def assess_baseline(data: RunData, phase: PhaseRecord, baseline_id: str) -> IdleAssessment:
+    """Idle power and its gates from the samples of a phase; computed once per run."""
+    key = f"baseline|{phase.id}|{baseline_id}"
+    if key not in data.memory:
+        data.memory[key] = _assess_baseline(data, phase, baseline_id)
+    found: IdleAssessment = data.memory[key]
+    return found
+
+
+def _assess_baseline(data: RunData, phase: PhaseRecord, baseline_id: str) -> IdleAssessment:
+    trace = phase_trace(data, phase)
+    sensor = data.sensor(phase.instrument)
+    if sensor is None:
+        raise ChannelUnavailableError(f"instrument '{phase.instrument}' has no power channel, so it has no idle power.", channel="power_w")
+    power = trace.values("power_w")
+    index = distinct_updates(trace.t_ns, power, sensor.update_period_s)
+    columns = {
+        "utilisation_ratio": "utilisation_ratio", "sm_clock_hz": "sm_clock_hz", "performance_state": "performance_state",
+        "foreign_processes": "foreign_processes", "temperature_c": "temperature_c",
+    }  # fmt: skip
+    samples = IdleSamples(
+        t_s=trace.t_ns / NS_PER_S,
+        **{field: np.asarray(trace.values(name)) for field, name in columns.items() if trace.has(name)},
+    )
+    return assess_idle(
+        trace.t_ns[index] / NS_PER_S,
+        np.asarray(power[index]),
+        correlation_time_s=sensor.effective_window_s + sensor.update_period_s,
+        samples=samples,
+        resolution_w=sensor.resolution_w,
+        limits=IdleLimits(max_utilisation_ratio=data.settings.baseline.max_utilisation_ratio, min_duration_s=MIN_BASELINE_S),
+        scope=baseline_id,
+    )
+
+
+MIN_BASELINE_S = 10.0
+"""Shortest baseline of any device, in seconds; slow sensors need more, and their gate says how much."""
+
+
+def baseline_record(data: RunData, phase: PhaseRecord, *, baseline_id: str) -> BaselineRecord:
+    """A baseline with the updates it was computed from."""
+    found = assess_baseline(data, phase, baseline_id)
+    trace = phase_trace(data, phase)
+    power = trace.values("power_w")
+    sensor = data.sensor(phase.instrument)
+    index = distinct_updates(trace.t_ns, power, sensor.update_period_s if sensor else 0.1)
+    return BaselineRecord(
+        id=baseline_id, instrument=phase.instrument, phase=phase.id, t0_ns=phase.t0_ns, t1_ns=int(phase.t1_ns or phase.t0_ns),
+        mean_w=finite_or_none(found.mean_w), u_w=finite_or_none(found.u_w), dof=finite_or_none(found.dof), n=found.n,
+        n_eff=finite_or_none(found.n_eff), ddof=found.ddof, standard_deviation_w=finite_or_none(found.standard_deviation_w),
+        minimum_w=finite_or_none(found.minimum_w), maximum_w=finite_or_none(found.maximum_w), median_w=finite_or_none(found.median_w),
+        gates=[GateRecord.of(gate) for gate in found.gates],
+        t_ns=[int(t) for t in trace.t_ns[index]], power_w=[float(p) for p in power[index]],
+        truth_w=finite_or_none(_true_mean_power(data, phase)),
+    )  # fmt: skip
+
+
+def _true_mean_power(data: RunData, phase: PhaseRecord) -> float | None:
+    t1_ns = int(phase.t1_ns or phase.t0_ns)
+    energy = true_energy_between(data, phase.instrument, phase.t0_ns, t1_ns)
+    return energy / ((t1_ns - phase.t0_ns) / NS_PER_S) if energy is not None and t1_ns > phase.t0_ns else None
+
+
+@leaf("baseline.power", truth=lambda p, d: _true_mean_power(d, d.phase(d.baseline(p["baseline"]).phase)))
+def baseline_power(parameters: Parameters, data: RunData) -> Estimate:
+    """Idle power of one baseline in watts."""
+    record = data.baseline(parameters["baseline"])
+    sensor = data.sensor(record.instrument)
+    found = assess_baseline(data, data.phase(record.phase), record.id)
+    noise = Component(label="idle noise", source=f"baseline|{record.id}", contribution=found.u_w, dof=found.dof, evaluation="A")
+    scale = () if sensor is None else (
+        Component(label="gain", source=f"gain|{record.instrument}", contribution=found.mean_w * sensor.u_gain, common_scale=True),
+        Component(label="offset", source=f"offset|{record.instrument}", contribution=sensor.u_offset_w),
+    )  # fmt: skip
+    return Estimate(
+        value=found.mean_w, unit="W", components=(noise, *scale), quality=Quality.GOOD if found.n >= 3 else Quality.NO_DATA,
+        provenance=_provenance(data, record.instrument), estimator="mean of distinct updates", gates=found.gates,
+    )  # fmt: skip
+
+
+# --- heat soak -------------------------------------------------------------------------------------------------------
+
+
+def soak_assessment(data: RunData, instrument: str, t0_ns: int, t1_ns: int) -> SoakAssessment:
+    """State of a heat soak whose load came on at ``t0_ns``, from the samples up to ``t1_ns``."""
+    before_ns = 10 * NS_PER_S
+    trace = data.trace(instrument).between(t0_ns - before_ns, t1_ns)
+    settings = data.settings.soak
+    channel = next(c for c in data.instrument(instrument).channels if c.name == "temperature_c")
+    power = np.asarray(trace.values("power_w")) if trace.has("power_w") else None
+    limits = SoakLimits(
+        slope_c_per_min=settings.max_slope_c_per_min, confident_slope_c_per_min=0.8 * settings.max_slope_c_per_min,
+        window_s=settings.window_s, budget_s=max(settings.budget_s, 1.0), max_temperature_c=settings.trip_c,
+    )  # fmt: skip
+    return assess_soak(
+        trace.t_ns / NS_PER_S, np.asarray(trace.values("temperature_c")), power, resolution_c=channel.resolution,
+        load_started_s=t0_ns / NS_PER_S, limits=limits, scope=f"{instrument} heat soak",
+    )  # fmt: skip
+
+
+def _soak_of(parameters: Parameters, data: RunData) -> SoakAssessment:
+    phase = data.phase(parameters["phase"])
+    return soak_assessment(data, phase.instrument, phase.t0_ns, int(phase.t1_ns or phase.t0_ns))
+
+
+@leaf("soak.slope")
+def soak_slope(parameters: Parameters, data: RunData) -> Estimate:
+    """Temperature slope over the last window of a soak, °C per minute; its interval is the resolution-aware one."""
+    found = _soak_of(parameters, data)
+    half = (found.slope.high - found.slope.low) / 2 if found.slope else math.inf
+    value = (found.slope.high + found.slope.low) / 2 if found.slope else math.nan
+    return _thermal_estimate(parameters, data, found, value, half, "°C/min", found.slope.method if found.slope else "none")
+
+
+@leaf("soak.plateau")
+def soak_plateau(parameters: Parameters, data: RunData) -> Estimate:
+    """Fitted final temperature of a soak, °C."""
+    found = _soak_of(parameters, data)
+    value = found.plateau.temperature_c if found.plateau else math.nan
+    half = 2 * found.plateau.u_temperature_c if found.plateau else math.inf
+    return _thermal_estimate(parameters, data, found, value, half, "°C", "exponential fit")
+
+
+def _thermal_estimate(
+    parameters: Parameters, data: RunData, found: SoakAssessment, value: float, half: float, unit: str, estimator: str
+) -> Estimate:
+    phase = data.phase(parameters["phase"])
+    known = math.isfinite(half)
+    spread = Component(
+        label="slope and resolution" if unit != "°C" else "fit and resolution", source=f"{estimator}|{phase.id}",
+        contribution=half / coverage_factor(math.inf) if known else 0.0,
+    )  # fmt: skip
+    return Estimate(
+        value=value, unit=unit, components=(spread,), quality=Quality.GOOD if known else Quality.NO_DATA,
+        provenance=_provenance(data, phase.instrument), estimator=estimator, gates=found.gates,
+    )  # fmt: skip
+
+
+# --- sampler ---------------------------------------------------------------------------------------------------------
+
+
+def phase_trace(data: RunData, phase: PhaseRecord) -> Trace:
+    """Samples of a phase."""
+    return data.trace(phase.instrument).between(phase.t0_ns, int(phase.t1_ns or phase.t0_ns))
+
+
+def _sampler_leaf(name: str, unit: str, value: Callable[[Any], float]) -> None:
+    @leaf(name)
+    def measured(parameters: Parameters, data: RunData) -> Estimate:
+        phase = data.phase(parameters["phase"])
+        record = data.instrument(phase.instrument)
+        found = sampler_statistics(data.trace(phase.instrument), record.origin_ns, phase.t0_ns, phase.t1_ns)
+        return Estimate(
+            value=value(found), unit=unit, quality=Quality.GOOD if found.taken >= 3 else Quality.NO_DATA,
+            provenance=_provenance(data, phase.instrument), estimator="count of ticks",
+        )  # fmt: skip
+
+
+_sampler_leaf("sampler.dropped", "tick", lambda found: float(found.dropped))
+_sampler_leaf("sampler.drop_fraction", "1", lambda found: float(found.drop_fraction))
+_sampler_leaf("sampler.longest_gap", "period", lambda found: float(found.longest_gap_periods))
+_sampler_leaf("sampler.lateness_p95", "s", lambda found: float(found.lateness.p95_s))
+_sampler_leaf(
+    "sampler.read_error_fraction", "1", lambda found: max(found.read_errors.values(), default=0) / found.taken if found.taken else math.nan
+)
+
+
+def _provenance(data: RunData, instrument: str) -> Provenance:
+    """Weakest provenance among the instrument's channels."""
+    record = data.instrument(instrument)
+    parts = {Provenance(channel.provenance) for channel in record.channels if channel.kind != ReadingKind.STATE.value}
+    return Provenance.weakest(*parts)

@@ -1,0 +1,362 @@
+"""The artifacts of a run as typed records, and their JSON form.
+
+History of the format
+    1   first version.
+
+Rules of the JSON: SI units in the names; times are integer nanoseconds of the instrument's clock; an infinite or missing
+number is ``null``. Unknown keys are errors, so that a misspelt or edited key cannot pass unnoticed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pytest_physics.devices.base import Channel, Fingerprint
+from pytest_physics.metrology.decision import Decision, Verdict
+from pytest_physics.metrology.response import SensorModel
+from pytest_physics.metrology.uncertainty import Estimate, Gate, Operator
+
+SCHEMA_VERSION = 1
+
+RunState = Literal["running", "completed", "incomplete"]
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PhaseRecord(Record):
+    """A named span of the run on one instrument; the sampler runs through all of them."""
+
+    id: str
+    instrument: str
+    name: str
+    t0_ns: int
+    t1_ns: int | None = None
+    """None while the phase runs, or where a crash cut it."""
+
+
+class ChannelRecord(Record):
+    """One channel of an instrument."""
+
+    name: str
+    kind: str
+    resolution: float
+    provenance: str
+    source: str
+
+    @classmethod
+    def of(cls, channel: Channel) -> ChannelRecord:
+        """Record of a device's channel."""
+        return cls(
+            name=channel.name,
+            kind=channel.kind.value,
+            resolution=channel.resolution,
+            provenance=channel.provenance.value,
+            source=channel.source,
+        )
+
+
+class FingerprintRecord(Record):
+    """What a device is; equal digests may be compared."""
+
+    kind: str
+    name: str
+    identity: str
+    details: dict[str, str]
+    digest: str
+
+    @classmethod
+    def of(cls, fingerprint: Fingerprint) -> FingerprintRecord:
+        """Record of a device's fingerprint."""
+        return cls(
+            kind=fingerprint.kind,
+            name=fingerprint.name,
+            identity=fingerprint.identity,
+            details=dict(fingerprint.details),
+            digest=fingerprint.digest,
+        )
+
+
+class AnchorRecord(Record):
+    """Wall time beside an instant of the instrument's clock: a label, never used in arithmetic."""
+
+    utc: str
+    t_ns: int
+
+
+class InstrumentRecord(Record):
+    """One device with its clock, sampler and trace."""
+
+    name: str
+    spec: str
+    fingerprint: FingerprintRecord
+    clock: str
+    clock_resolution_ns: int
+    period_ns: int
+    origin_ns: int
+    """Grid origin t_0 of the sampler."""
+    channels: list[ChannelRecord]
+    absent: dict[str, str]
+    """Channels this device has not: name to the reason."""
+    scheduling: str = ""
+    """Scheduling class the sampler got: "SCHED_FIFO 1", "nice -5", "default", "virtual time"."""
+    started: AnchorRecord
+    ended: AnchorRecord | None = None
+    sampler_state: str = "running"
+    sampler_error: str = ""
+    statistics: dict[str, Any] = Field(default_factory=dict)
+    """Sampler statistics over the whole run; recomputed from the trace by ``verify``."""
+    thermal_trips: int = 0
+
+
+class RunRecord(Record):
+    """``run.json``: what ran, on what, when, with which settings, and how it ended."""
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    state: RunState
+    end_reason: str
+    """"running", "finished", "interrupted", or what went wrong."""
+    started_utc: str
+    ended_utc: str | None = None
+    command: list[str]
+    profile: str
+    config: dict[str, Any]
+    config_sha256: str
+    banner: list[str] = Field(default_factory=list)
+    """What is simulated or absent, and why; shown wherever results are shown."""
+    instruments: dict[str, InstrumentRecord] = Field(default_factory=dict)
+    phases: list[PhaseRecord] = Field(default_factory=list)
+    git: dict[str, str] = Field(default_factory=dict)
+    environment: dict[str, str] = Field(default_factory=dict)
+
+
+class WindowRecord(Record):
+    """One line of ``windows.jsonl``: the raw input of an estimate, no result."""
+
+    id: str
+    instrument: str
+    name: str
+    phase: str
+    t0_ns: int
+    t1_ns: int
+    work: dict[str, float] = Field(default_factory=dict)
+    """Counted work: tokens, iterations, bytes."""
+    labels: dict[str, str | int | float] = Field(default_factory=dict)
+    """Coordinates of the arm: batch, phase, repetition."""
+    test: str = ""
+    """Node id of the test that measured it."""
+    synchronised: bool = False
+    """Whether the device was synchronised at both ends."""
+
+
+class GateRecord(Record):
+    """A gate as it was judged."""
+
+    name: str
+    scope: str
+    measured: float | None
+    limit: float | None
+    unit: str
+    passed: bool
+    reason: str
+    remedy: str = ""
+    warning: bool = False
+
+    @classmethod
+    def of(cls, gate: Gate) -> GateRecord:
+        """Record of a gate."""
+        return cls(
+            name=gate.name,
+            scope=gate.scope,
+            measured=finite_or_none(gate.measured),
+            limit=finite_or_none(gate.limit),
+            unit=gate.unit,
+            passed=gate.passed,
+            reason=gate.reason,
+            remedy=gate.remedy,
+            warning=gate.warning,
+        )
+
+
+class ComponentRecord(Record):
+    """One line of an uncertainty budget."""
+
+    label: str
+    source: str
+    contribution: float | None
+    dof: float | None
+    evaluation: str
+    distribution: str
+    common_scale: bool
+
+
+class EstimateRecord(Record):
+    """An estimate with its budget; ``None`` stands for a number that does not exist (NaN) or is infinite."""
+
+    value: float | None
+    unit: str
+    u: float | None
+    dof: float | None
+    expanded: float | None
+    quality: str
+    provenance: str
+    estimator: str
+    budget: list[ComponentRecord]
+
+    @classmethod
+    def of(cls, estimate: Estimate) -> EstimateRecord:
+        """Record of an estimate."""
+        budget = [
+            ComponentRecord(
+                label=c.label,
+                source=c.source,
+                contribution=finite_or_none(c.contribution),
+                dof=finite_or_none(c.dof),
+                evaluation=c.evaluation,
+                distribution=c.distribution,
+                common_scale=c.common_scale,
+            )
+            for c in estimate.budget
+        ]
+        return cls(
+            value=finite_or_none(estimate.value),
+            unit=estimate.unit,
+            u=finite_or_none(estimate.u),
+            dof=finite_or_none(estimate.dof),
+            expanded=finite_or_none(estimate.expanded),
+            quality=estimate.quality.name,
+            provenance=estimate.provenance.value,
+            estimator=estimate.estimator,
+            budget=budget,
+        )
+
+
+class BaselineRecord(Record):
+    """One idle baseline in ``baseline.json``, with the updates it was computed from."""
+
+    id: str
+    instrument: str
+    phase: str
+    t0_ns: int
+    t1_ns: int
+    mean_w: float | None
+    u_w: float | None
+    dof: float | None
+    n: int
+    n_eff: float | None
+    ddof: int
+    standard_deviation_w: float | None
+    minimum_w: float | None
+    maximum_w: float | None
+    median_w: float | None
+    gates: list[GateRecord]
+    t_ns: list[int]
+    """Instants of the distinct sensor updates."""
+    power_w: list[float]
+    """Readings at those instants."""
+    truth_w: float | None = None
+    """The twin's true mean power over the same span."""
+
+
+class ResultRecord(Record):
+    """One line of ``results.jsonl``: an estimate an experiment reports, with its coordinates."""
+
+    id: str
+    experiment: str
+    quantity: str
+    """What it is: "energy per token (net)", "latency", "plateau temperature"."""
+    coordinates: dict[str, str | int | float] = Field(default_factory=dict)
+    estimate: EstimateRecord
+    gates: list[GateRecord] = Field(default_factory=list)
+    recipe: dict[str, Any]
+    truth: float | None = None
+    """The twin's true value, where the device is a twin."""
+    test: str = ""
+
+
+class ClaimRecord(Record):
+    """One line of ``claims.jsonl``: a claim, how it ended, and everything needed to judge it again."""
+
+    id: str
+    statement: str
+    test: str
+    source: str
+    """File and line of the test."""
+    attempt: int = 1
+    verdict: Verdict
+    reason: str
+    operator: Operator | None = None
+    limit: float | None = None
+    margin: float | None = None
+    guard_band: float | None = None
+    conformance: float | None = None
+    estimate: EstimateRecord | None = None
+    gates: list[GateRecord] = Field(default_factory=list)
+    recipe: dict[str, Any] | None = None
+    own_gates: list[GateRecord] = Field(default_factory=list)
+    """Gates that follow from no artifact: prerequisite claims, and gates the test itself passed in."""
+    requirements: list[dict[str, Any]] = Field(default_factory=list)
+    """Recipes of the gates that the test's fixtures required, such as a heat soak."""
+    truth: float | None = None
+    requires: list[str] = Field(default_factory=list)
+    evidence: list[str] = Field(default_factory=list)
+    """Paths, with fragments, inside the run directory."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether any input was simulated."""
+        return self.estimate is not None and self.estimate.provenance == "simulated"
+
+
+class SensorRecord(Record):
+    """One entry of ``sensor.json``: what was known of a power channel."""
+
+    instrument: str
+    channel: str
+    model: dict[str, float | str]
+
+    @classmethod
+    def of(cls, instrument: str, channel: str, sensor: SensorModel) -> SensorRecord:
+        """Record of a sensor model."""
+        model = {name: getattr(sensor, name) for name in SensorModel.__dataclass_fields__}
+        return cls(instrument=instrument, channel=channel, model=model)
+
+    @property
+    def sensor(self) -> SensorModel:
+        """The model again."""
+        return SensorModel(**self.model)  # type: ignore[arg-type]
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """``None`` for what JSON has no number for; plain Python floats otherwise."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def decision_fields(decision: Decision) -> Mapping[str, Any]:
+    """The fields of a claim that follow from its decision."""
+    return {
+        "verdict": decision.verdict,
+        "reason": decision.reason,
+        "margin": finite_or_none(decision.margin),
+        "guard_band": finite_or_none(decision.guard_band),
+        "conformance": finite_or_none(decision.conformance),
+    }
+
+
+def numbers_or_none(value: object) -> Any:  # noqa: ANN401 -- any JSON value
+    """JSON form of nested mappings, sequences and numbers; what JSON has no number for becomes ``None``."""
+    if isinstance(value, Mapping):
+        return {str(key): numbers_or_none(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [numbers_or_none(item) for item in value]
+    if isinstance(value, float):
+        return finite_or_none(value)
+    return value

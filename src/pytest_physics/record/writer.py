@@ -1,0 +1,127 @@
+"""Write a run directory so that a crash at any instant leaves it readable.
+
+The directory is created with ``O_EXCL`` semantics (two runs can never share one). ``run.json`` is written at the start as ``running``
+and replaced atomically; lists grow by whole lines in one write each; the manifest comes last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_physics.errors import RecordError
+from pytest_physics.record import reader
+from pytest_physics.record.schema import BaselineRecord, ClaimRecord, Record, ResultRecord, RunRecord, SensorRecord
+
+
+def new_run_directory(parent: Path) -> Path:
+    """Create ``parent/<run id>``; the id is UTC time and six random hexadecimal digits, minted once."""
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    path = parent / run_id
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(exist_ok=False)
+    except OSError as error:
+        raise RecordError(
+            f"cannot create the run directory {path}: {error.strerror}; choose a writable place with --physics-runs DIR."
+        ) from None
+    return path
+
+
+class RunWriter:
+    """Appends to one run directory. All methods raise :class:`RecordError` where the disk refuses."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._windows_fd = self._open(reader.WINDOWS)
+
+    def run(self, record: RunRecord) -> None:
+        """Replace ``run.json``."""
+        self._replace(reader.RUN, record.model_dump_json(indent=1))
+
+    def window_line(self, line: bytes) -> None:
+        """Append one prepared line to ``windows.jsonl``; the hot path."""
+        try:
+            os.write(self._windows_fd, line)
+        except OSError as error:
+            raise self._refused(reader.WINDOWS, error) from None
+
+    def result(self, record: ResultRecord) -> None:
+        """Append to ``results.jsonl``."""
+        self._append(reader.RESULTS, record)
+
+    def claim(self, record: ClaimRecord) -> None:
+        """Append to ``claims.jsonl``."""
+        self._append(reader.CLAIMS, record)
+
+    def baselines(self, records: Sequence[BaselineRecord]) -> None:
+        """Replace ``baseline.json``."""
+        self._replace_list(reader.BASELINES, records)
+
+    def sensors(self, records: Sequence[SensorRecord]) -> None:
+        """Replace ``sensor.json``."""
+        self._replace_list(reader.SENSORS, records)
+
+    def truth(self, instrument: str, table: NDArray[np.void]) -> None:
+        """Write the twin's true power."""
+        path = self.path / reader.truth_name(instrument)
+        try:
+            np.save(path, table, allow_pickle=False)
+        except OSError as error:
+            raise self._refused(path.name, error) from None
+
+    def manifest(self) -> None:
+        """Write ``MANIFEST.sha256`` over every other file, in the format of ``sha256sum``."""
+        self._replace(reader.MANIFEST, "".join(f"{digest}  {name}\n" for name, digest in digests(self.path).items()))
+
+    def close(self) -> None:
+        """Close the files; idempotent."""
+        if self._windows_fd >= 0:
+            os.close(self._windows_fd)
+            self._windows_fd = -1
+
+    def _open(self, name: str) -> int:
+        try:
+            return os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise self._refused(name, error) from None
+
+    def _append(self, name: str, record: Record) -> None:
+        descriptor = self._open(name)
+        try:
+            os.write(descriptor, record.model_dump_json().encode() + b"\n")
+        except OSError as error:
+            raise self._refused(name, error) from None
+        finally:
+            os.close(descriptor)
+
+    def _replace_list(self, name: str, records: Sequence[Record]) -> None:
+        self._replace(name, json.dumps([record.model_dump(mode="json") for record in records], indent=1))
+
+    def _replace(self, name: str, text: str) -> None:
+        aside = self.path / f".{name}.new"
+        try:
+            aside.write_text(text, encoding="utf-8")
+            aside.replace(self.path / name)
+        except OSError as error:
+            raise self._refused(name, error) from None
+
+    def _refused(self, name: str, error: OSError) -> RecordError:
+        return RecordError(
+            f"cannot write {self.path / name}: {error.strerror}; what was written before stays readable. "
+            "Free space, or choose another place with --physics-runs DIR."
+        )
+
+
+def digests(path: Path) -> dict[str, str]:
+    """SHA-256 of every artifact in a run directory, by name, without the manifest and files written aside."""
+    names = sorted(item.name for item in path.iterdir() if item.is_file() and not item.name.startswith("."))
+    return {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in names if name != reader.MANIFEST}

@@ -1,0 +1,189 @@
+"""The experiments of a run as sections of the page: figures, tables, and a paragraph that explains how to read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pytest_physics.errors import RecordError
+from pytest_physics.metrology.uncertainty import coverage_factor
+from pytest_physics.record.reader import RunReader
+from pytest_physics.record.schema import BaselineRecord, ResultRecord
+from pytest_physics.report import figures
+from pytest_physics.report import format as fmt
+from pytest_physics.report.figures import Drawing
+from pytest_physics.report.rows import GateRow, ResultRow, gate_rows, result_rows
+from pytest_physics.report.summary import coverage
+from pytest_physics.sampling.trace import Trace
+
+MAX_RESULTS = 300
+"""Results of one experiment shown in its table."""
+MAX_BASELINE_FIGURES = 4
+
+_BASELINE = "idle baseline"
+_SOAK = "heat soak"
+
+UNDERSTANDING = {
+    "run": (
+        "One line is one channel of one instrument, sampled without interruption from the first phase to the last; bands are phases. "
+        "A quiet line at the start and the end, at the same height, is what idle-subtracted energies rest on. Where a red mark stands, "
+        "the sampler or the device said nothing for a while: windows that touch it have a lower quality or no data."
+    ),
+    _BASELINE: (
+        "The idle power that is subtracted from every net energy. Readings of a power sensor resemble their neighbours, so n readings are "
+        "worth fewer independent ones; the band U around the mean counts only those. A histogram with two humps, or a line that climbs, means that "
+        "the machine was not idle or not settled, and the gates below say so."
+    ),
+    _SOAK: (
+        "A warm device draws more power than a cold one at the same work, so measurements start when the temperature has settled. "
+        "The thick line is the reported slope of the temperature near the end; it must lie between the dashed limits together with its "
+        "uncertainty. A slope that is small because the fan has just sped up does not count as settled, which is why it is confirmed on fresh data."
+    ),
+    "sampler": (
+        "A sampler reads its device at the ticks of a fixed grid. Spacings pile up at one period; a bar at two means one tick was dropped. "
+        "Lateness is how long after its tick a read began. Late reads are time-stamped when they happen, so lateness by itself does not falsify "
+        "an energy; missing reads may, and the gates on gaps judge that."
+    ),
+    "joule curve": (
+        "Energy and time per token over the batch size. Weights are read once for a whole batch, so the cost per token falls as E_fixed / batch + E_token: steeply "
+        "at first, then hardly. Bars are 95 % intervals; all points of one device share the error of its scale, so the shape is known better than the height. "
+        "Net means that the idle power was subtracted."
+    ),
+    "": (
+        "Each row is one estimate with its 95 % interval, the tier of its data and where it comes from. Where a simulated device knows the truth it stands "
+        "beside the estimate: over many rows about 95 % of the intervals should hold it."
+    ),
+}  # fmt: skip
+"""How to read each section; the empty key is for experiments without words of their own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineRow:
+    """One baseline as a line of a table."""
+
+    id: str
+    instrument: str
+    mean: fmt.Shown
+    n: str
+    n_eff: str
+    deviation: str
+    extremes: str
+    truth: str
+    holds: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One experiment of the page."""
+
+    id: str
+    title: str
+    understanding: str
+    drawings: Sequence[Drawing] = ()
+    baselines: Sequence[BaselineRow] = ()
+    results: Sequence[ResultRow] = ()
+    results_left_out: int = 0
+    coverage: str = ""
+    """``"11 of 12 intervals hold the truth"``; empty where no truth is known."""
+    gates: Sequence[GateRow] = ()
+    notes: Sequence[str] = field(default_factory=tuple)
+    """Artifacts that could not be read, and why."""
+
+
+def sections(reader: RunReader) -> list[Section]:
+    """All sections, in the order of the page."""
+    traces, notes = readable_traces(reader)
+    instruments = reader.run.instruments
+    by_experiment: dict[str, list[ResultRecord]] = {}
+    for record in reader.results:
+        by_experiment.setdefault(record.experiment, []).append(record)
+    whole = Section(
+        id="run", title="The whole run", understanding=UNDERSTANDING["run"], notes=notes,
+        drawings=[figures.overview(trace, instruments[name], reader.run.phases) for name, trace in traces.items()],
+    )  # fmt: skip
+    jitters = [figures.jitter(trace, instruments[name]) for name, trace in traces.items()]
+    sampler = Section(id="sampler", title="Sampler", understanding=UNDERSTANDING["sampler"], drawings=jitters)
+    named = [_baselines(reader, by_experiment.pop(_BASELINE, [])), _soak(reader, traces, by_experiment.pop(_SOAK, []))]
+    rest = [_experiment(name, results) for name, results in by_experiment.items()]
+    found = [whole, *(section for section in named if section is not None), *rest]
+    return [*found, sampler] if jitters else found
+
+
+def readable_traces(reader: RunReader) -> tuple[dict[str, Trace], list[str]]:
+    """Traces by instrument, and a sentence for each that cannot be read: a report must not fail for want of one figure."""
+    traces, notes = {}, []
+    for name in reader.run.instruments:
+        try:
+            traces[name] = reader.trace(name)
+        except RecordError as error:
+            notes.append(f"No figures of '{name}': {str(error).replace(str(reader.path) + '/', '')}")
+    return traces, notes
+
+
+def _experiment(name: str, results: Sequence[ResultRecord]) -> Section:
+    drawing = figures.curves(name, results)
+    return Section(
+        id=f"experiment-{fmt.slug(name)}", title=name[:1].upper() + name[1:], understanding=UNDERSTANDING.get(name, UNDERSTANDING[""]),
+        drawings=[] if drawing is None else [drawing], **_tables(results),
+    )  # fmt: skip
+
+
+def _tables(results: Sequence[ResultRecord]) -> dict[str, object]:
+    quantities = list(dict.fromkeys(r.quantity for r in results))
+    return {
+        "results": result_rows(sorted(results, key=lambda r: quantities.index(r.quantity))[:MAX_RESULTS]),
+        "results_left_out": max(0, len(results) - MAX_RESULTS),
+        "coverage": coverage(results).sentence,
+        "gates": gate_rows(gate for r in results for gate in r.gates),
+    }
+
+
+def _baselines(reader: RunReader, results: Sequence[ResultRecord]) -> Section | None:
+    records = reader.baselines
+    if not records and not results:
+        return None
+    drawings = [figures.baseline(b, reader.run.instruments.get(b.instrument)) for b in records[:MAX_BASELINE_FIGURES]]
+    left_out = len(records) - len(drawings)
+    tables = _tables(results)
+    tables["gates"] = gate_rows(gate for source in (*records, *results) for gate in source.gates)
+    return Section(
+        id="baseline", title="Idle baseline", understanding=UNDERSTANDING[_BASELINE], drawings=drawings,
+        baselines=[_baseline_row(b) for b in records],
+        notes=[f"{fmt.plural(left_out, 'more baseline')} stand in the table without a figure."] if left_out else [],
+        **tables,
+    )  # fmt: skip
+
+
+def _baseline_row(record: BaselineRecord) -> BaselineRow:
+    expanded = None if record.u_w is None else coverage_factor(record.dof or float("inf")) * record.u_w
+    held = None
+    if record.truth_w is not None and record.mean_w is not None and expanded is not None:
+        held = abs(record.mean_w - record.truth_w) <= expanded
+    return BaselineRow(
+        id=record.id, instrument=record.instrument, mean=fmt.quantity(record.mean_w, expanded, "W", fmt.Scale(factor=1.0, unit="W")),
+        n=fmt.count(record.n), n_eff=fmt.number(record.n_eff, digits=3), deviation=fmt.number(record.standard_deviation_w, digits=3),
+        extremes=f"{fmt.number(record.minimum_w)} … {fmt.number(record.maximum_w)}",
+        truth="" if record.truth_w is None else f"{fmt.number(record.truth_w)} W", holds=held,
+    )  # fmt: skip
+
+
+def _soak(reader: RunReader, traces: dict[str, Trace], results: Sequence[ResultRecord]) -> Section | None:
+    phases = [p for p in reader.run.phases if "soak" in p.name.lower() and p.instrument in traces]
+    slope = next((r for r in results if "slope" in r.quantity), None)
+    plateau = next((r for r in results if "plateau" in r.quantity and r.estimate.unit in {"C", "degC", "°C"}), None)
+    limit = _slope_limit(slope)
+    drawings = [
+        figures.soak(traces[p.instrument], reader.run.instruments[p.instrument], p, slope=slope, plateau=plateau, limit=limit)
+        for p in phases
+        if traces[p.instrument].has("temperature_c")
+    ]
+    if not drawings and not results:
+        return None
+    return Section(id="soak", title="Heat soak", understanding=UNDERSTANDING[_SOAK], drawings=drawings, **_tables(results))
+
+
+def _slope_limit(slope: ResultRecord | None) -> float | None:
+    """Limit of the gate on the slope, where it is in the slope's own unit."""
+    if slope is None:
+        return None
+    return next((g.limit for g in slope.gates if "slope" in g.name and g.unit == slope.estimate.unit and g.limit is not None), None)

@@ -1,0 +1,105 @@
+"""What a run says in one sentence: the last attempt of each claim, its verdicts counted, and how often a twin's truth was hit.
+
+The terminal, the page's title and its banner all speak through these functions, so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pytest_physics.metrology.decision import Verdict
+from pytest_physics.record.schema import ClaimRecord, EstimateRecord, GateRecord, ResultRecord, RunRecord
+from pytest_physics.report.format import plural
+
+ORDER = (Verdict.REFUTED, Verdict.INVALID, Verdict.INCONCLUSIVE, Verdict.VALIDATED, Verdict.NOT_TESTED)
+"""How claims are sorted: what needs a reader's attention first."""
+GLYPHS = {
+    Verdict.REFUTED: "✗",
+    Verdict.INVALID: "⊘",
+    Verdict.INCONCLUSIVE: "≈",
+    Verdict.VALIDATED: "✓",
+    Verdict.NOT_TESTED: "○",
+}
+"""One sign per verdict, always beside its word."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """How many 95 % intervals hold the truth, where a twin knows it."""
+
+    held: int
+    known: int
+
+    @property
+    def sentence(self) -> str:
+        """``"11 of 12 intervals hold the truth"``; empty where no truth is known."""
+        verb = "holds" if self.known == 1 else "hold"
+        return f"{self.held} of {plural(self.known, 'interval')} {verb} the truth" if self.known else ""
+
+
+def last_attempts(claims: Iterable[ClaimRecord]) -> list[ClaimRecord]:
+    """The attempt that counts for each claim (the last one), in the order of verdicts, then as judged."""
+    last: dict[str, ClaimRecord] = {}
+    for claim in claims:
+        if claim.id not in last or claim.attempt >= last[claim.id].attempt:
+            last[claim.id] = claim
+    return sorted(last.values(), key=lambda claim: ORDER.index(claim.verdict))
+
+
+def verdict_counts(claims: Sequence[ClaimRecord]) -> dict[Verdict, int]:
+    """Number of claims per verdict, zeros included, in the order of :data:`ORDER`."""
+    return {verdict: sum(claim.verdict is verdict for claim in claims) for verdict in ORDER}
+
+
+def overall(claims: Sequence[ClaimRecord]) -> Verdict:
+    """The worst verdict among ``claims``; NOT_TESTED for none."""
+    return min((claim.verdict for claim in claims), key=ORDER.index, default=Verdict.NOT_TESTED)
+
+
+def sentence(claims: Sequence[ClaimRecord]) -> str:
+    """The verdict of a run: ``"1 of 9 claims is refuted; 2 invalid, 6 validated."``"""
+    if not claims:
+        return "No claim was judged in this run."
+    words = [(n, verdict.value.lower().replace("_", " ")) for verdict, n in verdict_counts(claims).items() if n]
+    (n, word), *rest = words
+    head = f"{n} of {plural(len(claims), 'claim')} {'is' if n == 1 else 'are'} {word}"
+    if not rest:
+        return f"{'The only claim is' if n == 1 else f'All {n} claims are'} {word}."
+    return head + "; " + ", ".join(f"{n} {word}" for n, word in rest) + "."
+
+
+def holds_truth(estimate: EstimateRecord | None, truth: float | None) -> bool | None:
+    """Whether the 95 % interval holds the truth; None where there is no truth or no interval."""
+    if truth is None or estimate is None or estimate.value is None or estimate.expanded is None:
+        return None
+    return abs(estimate.value - truth) <= estimate.expanded
+
+
+def coverage(results: Iterable[ResultRecord]) -> Coverage:
+    """Count of intervals that hold the truth among ``results`` with a known truth."""
+    known = [held for held in (holds_truth(r.estimate, r.truth) for r in results) if held is not None]
+    return Coverage(held=sum(known), known=len(known))
+
+
+def is_complete(run: RunRecord) -> bool:
+    """Whether the run ended by itself and was finalised."""
+    return run.state == "completed"
+
+
+def state_words(run: RunRecord) -> str:
+    """How a run ended, as a clause."""
+    if run.state == "running":
+        return "it was never finalised, so it was killed, crashed, or still runs"
+    return "it finished" if is_complete(run) else f"it stopped early ({run.end_reason})"
+
+
+def claim_gates(claim: ClaimRecord) -> list[GateRecord]:
+    """Every gate of a claim, once."""
+    return distinct([*claim.gates, *claim.own_gates])
+
+
+def distinct(gates: Iterable[GateRecord]) -> list[GateRecord]:
+    """``gates`` without repeats: refusals first, then warnings, then what passed, each in the order of appearance."""
+    unique = {gate.model_dump_json(): gate for gate in gates}
+    return sorted(unique.values(), key=lambda gate: (gate.passed, gate.warning and not gate.passed))

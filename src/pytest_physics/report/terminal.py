@@ -1,0 +1,59 @@
+"""The claim table for the terminal: the same words and the same rounding as the page, in plain lines.
+
+Pure: it returns lines, and whoever prints them may colour the verdict word at their start.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from pytest_physics.metrology.decision import Verdict
+from pytest_physics.record.schema import ClaimRecord, ResultRecord
+from pytest_physics.report.format import limit, printable, quantity
+from pytest_physics.report.rows import estimate_scale, short_reason
+from pytest_physics.report.summary import coverage, last_attempts, sentence
+
+_INDENT = max(len(verdict.value) for verdict in Verdict) + 2
+_MIN_WIDTH = 40
+
+
+def claim_lines(claims: Sequence[ClaimRecord], *, results: Sequence[ResultRecord] = (), width: int = 80) -> list[str]:
+    """Lines of at most ``width`` (at least 40) characters: each claim with its numbers, then the counts, then how often the truth was hit.
+
+    Each claim begins with its verdict word and statement; below stand estimate ± U, operator and limit, ``sim`` where it rests on a simulated
+    device, and the claim's id in brackets; what is not VALIDATED says why.
+    """
+    columns = max(width, _MIN_WIDTH)
+    counted = last_attempts(claims)
+    lines = [line for claim in counted for line in _one_claim(claim, columns)]
+    lines += _wrapped(sentence(counted), "", columns)
+    found = coverage(results)
+    return [*lines, *_wrapped(f"{found.sentence} of the simulated device.", "", columns)] if found.known else lines
+
+
+def _one_claim(claim: ClaimRecord, columns: int) -> list[str]:
+    head = f"{claim.verdict.value.replace('_', ' '):<{_INDENT}}"
+    lines = _wrapped(claim.statement, head, columns)
+    lines += _wrapped(
+        "  ".join(part for part in (_numbers(claim), "sim" if claim.simulated else "", f"[{claim.id}]") if part), " " * _INDENT, columns
+    )
+    if claim.attempt > 1:
+        lines += _wrapped(f"attempt {claim.attempt}", " " * _INDENT, columns)
+    if claim.verdict is not Verdict.VALIDATED:
+        lines += _wrapped(short_reason(claim.reason), " " * _INDENT, columns)
+    return lines
+
+
+def _numbers(claim: ClaimRecord) -> str:
+    if claim.estimate is None:
+        return ""
+    scale = estimate_scale(claim.estimate)
+    shown = quantity(claim.estimate.value, claim.estimate.expanded, claim.estimate.unit, scale)
+    return f"{shown} {limit(claim.operator, claim.limit, claim.estimate.unit, scale)}" if claim.operator else str(shown)
+
+
+def _wrapped(text: str, first: str, columns: int) -> list[str]:
+    """``text`` after ``first``, further lines under it."""
+    clean = printable(text, 2000)
+    return textwrap.wrap(clean, columns, initial_indent=first, subsequent_indent=" " * len(first)) or [first.rstrip()]

@@ -1,0 +1,62 @@
+"""The workload that fits a device: a twin gets simulated work in its own virtual time, hardware gets torch."""
+
+from __future__ import annotations
+
+from pytest_physics.devices.base import Device
+from pytest_physics.errors import ChannelUnavailableError
+from pytest_physics.workloads.base import Kernel, Workload
+
+SOAK_MATRIX = 8192
+"""Side of the matrices of the heat-soak load on a GPU: large enough to fill any of them."""
+
+
+def language_model_for(device: Device, shape: str = "small") -> Workload:
+    """A language model on ``device``; ``shape`` is a name or a local path, and does not apply to a twin, which models GPT-2 124M.
+
+    Raises ``ChannelUnavailableError`` for a recording, on which nothing can be run.
+    """
+    kind = device.spec.kind
+    if kind == "twin":
+        from pytest_physics.devices.twin import TwinDevice
+        from pytest_physics.workloads.twin import TwinLanguageModel
+
+        assert isinstance(device, TwinDevice)  # noqa: S101 -- the kind says so
+        return TwinLanguageModel(device)
+    from pytest_physics.workloads.language_model import LanguageModel
+
+    if kind == "cpu":
+        return LanguageModel(shape)
+    return LanguageModel(shape, device=torch_name(device), dtype="float16")
+
+
+def steady_load_for(device: Device) -> Kernel:
+    """A constant load for heat soaks and response tests; raises ``ChannelUnavailableError`` for a recording."""
+    kind = device.spec.kind
+    if kind == "twin":
+        from pytest_physics.devices.twin import TwinDevice
+        from pytest_physics.workloads.twin import TwinKernel
+
+        assert isinstance(device, TwinDevice)  # noqa: S101 -- the kind says so
+        return TwinKernel(device)
+    from pytest_physics.workloads.matmul import MatmulLoad
+
+    if kind == "cpu":
+        return MatmulLoad()
+    return MatmulLoad(SOAK_MATRIX, device=torch_name(device), dtype="float16")
+
+
+def torch_name(device: Device) -> str:
+    """torch's name of an NVML device, matched by UUID: the two number their cards differently."""
+    if device.spec.kind != "nvml":
+        raise ChannelUnavailableError(f"nothing can be run on a '{device.spec.kind}' device; use it to analyse what it recorded.")
+    from pytest_physics.workloads.libraries import import_torch
+
+    torch = import_torch()
+    wanted = device.fingerprint.identity.removeprefix("GPU-").lower()
+    for index in range(torch.cuda.device_count()):
+        if str(torch.cuda.get_device_properties(index).uuid).removeprefix("GPU-").lower() == wanted:
+            return f"cuda:{index}"
+    raise ChannelUnavailableError(
+        f"torch cannot use the GPU {device.fingerprint.name} ({device.fingerprint.identity}): it sees {torch.cuda.device_count()} CUDA "
+        "devices. Install a CUDA build of torch that fits the driver, and check CUDA_VISIBLE_DEVICES."
+    )
