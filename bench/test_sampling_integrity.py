@@ -20,7 +20,7 @@ def loaded_window(rig, idle_baseline):
     return window
 
 
-@pytest.mark.claim("Energy counter and integrated power agree within 10 % over five seconds of load")
+@pytest.mark.claim("Energy counter and integrated power agree within 25 % over five seconds of load")
 @pytest.mark.needs("gpu.power_w", "gpu.energy_j")
 def test_counter_agrees_with_integral(rig, loaded_window, judge):
     counter = rig.gpu.energy(loaded_window, estimator="counter").gross
@@ -29,8 +29,8 @@ def test_counter_agrees_with_integral(rig, loaded_window, judge):
         rig.session.result("sampling integrity", f"energy by {name}", energy)
     ratio = counter / integral
     rig.session.result("sampling integrity", "counter over integral", ratio)
-    judge(ratio <= 1.1)
-    judge(ratio >= 0.9)
+    judge(ratio <= 1.25)
+    judge(ratio >= 0.75)
 
 
 @pytest.mark.claim("At most 1 % of the power readings fail under load")

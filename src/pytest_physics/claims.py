@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from pytest_physics.errors import InconclusiveMeasurement, InvalidMeasurement, RefutedClaim
 from pytest_physics.metrology.decision import Verdict, all_gates, decide
-from pytest_physics.metrology.uncertainty import Comparison, Gate, Recipe
+from pytest_physics.metrology.uncertainty import UNRECORDED, Comparison, Estimate, Gate, Recipe
 from pytest_physics.record.schema import ClaimRecord, EstimateRecord, GateRecord, decision_fields, finite_or_none
 from pytest_physics.units import quantity_text
 
@@ -42,6 +42,9 @@ class ClaimBook(Protocol):
 
     def truth(self, recipe: Recipe) -> float | None:
         """The twin's true value of an estimate; None on real devices."""
+
+    def evaluate(self, recipe: Recipe) -> Estimate:
+        """Compute an estimate from the run's artifacts."""
 
     def gates_of(self, requirement: Recipe) -> Sequence[Gate]:
         """Gates of a requirement, such as a heat soak, from the run's artifacts."""
@@ -89,6 +92,7 @@ class Judge:
                 f"judge() takes a comparison of an estimate, such as 'window.duration <= 1.0' (got {comparison!r} of type "
                 f"{type(comparison).__name__}). A bare number has no uncertainty: wrap it in Estimate.exact(...) or Estimate.given(...)."
             )
+        comparison = self._recomputed(comparison)
         required = self.requirements()
         own = (*needs, *(self._prerequisite(name) for name in self.claim.requires))
         gates = (*own, *(gate for requirement in required for gate in self.book.gates_of(requirement)))
@@ -110,6 +114,15 @@ class Judge:
         if error is not None:
             raise error(explain(record))
         return record
+
+    def _recomputed(self, comparison: Comparison) -> Comparison:
+        """The comparison with its estimate computed anew from its recipe: the judge trusts the artifacts, not the number it is handed."""
+        if any(part.op == UNRECORDED for part in comparison.estimate.recipe.leaves()):
+            raise TypeError(
+                f"'{comparison}' cannot be recomputed, so it cannot be judged: build numbers from the rig's windows and phases, or wrap one "
+                "from elsewhere in Estimate.given(value, unit, u=…)."
+            )
+        return replace(comparison, estimate=self.book.evaluate(comparison.estimate.recipe))
 
     def not_tested(self, reason: str) -> ClaimRecord:
         """Record that this rig could not test the claim, and why."""

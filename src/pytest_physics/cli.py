@@ -43,14 +43,15 @@ def verify(run: RunArgument) -> None:
 
 
 @app.command()
-def report(
-    run: RunArgument,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="write it here instead of into RUN (which stays as it is)")] = None,
-) -> None:
-    """Build the HTML report of RUN again, from its artifacts."""
+def report(run: RunArgument) -> None:
+    """Build the HTML report of RUN again, from its artifacts, and bring its manifest up to date."""
+    from pytest_physics.record.writer import RunWriter
     from pytest_physics.report.build import build_report
 
-    typer.echo(build_report(run, output=output))
+    typer.echo(build_report(run))
+    writer = RunWriter(run)
+    writer.manifest()
+    writer.close()
 
 
 @app.command()

@@ -20,6 +20,7 @@ from pytest_physics.errors import ChannelUnavailableError
 from pytest_physics.metrology.response import SensorModel
 from pytest_physics.metrology.uncertainty import Estimate, Recipe
 from pytest_physics.record.schema import BaselineRecord, PhaseRecord, WindowRecord
+from pytest_physics.record.window_energy import energy_reach_ns
 from pytest_physics.sampling.base import Sampler
 from pytest_physics.sampling.trace import Trace
 from pytest_physics.workloads.synchronise import synchronise
@@ -177,6 +178,16 @@ class Instrument:
                 reason = self.device.absent.get(channel, f"the device has no such channel ({self._known()})")
                 raise ChannelUnavailableError(f"instrument '{self.name}' cannot read '{channel}': {reason}", channel=channel)
 
+    @property
+    def metered(self) -> bool:
+        """Whether the device can measure energy: it has power readings, or a counter."""
+        return self.has("power_w") or self.has("energy_j")
+
+    def require_metered(self) -> None:
+        """Raise ``ChannelUnavailableError`` with the device's own reason where energy cannot be measured."""
+        if not self.metered:
+            self.require("energy_j" if self.device.spec.kind == "cpu" else "power_w")
+
     def _known(self) -> str:
         return ", ".join(channel.name for channel in self.device.channels)
 
@@ -282,9 +293,7 @@ class Instrument:
         estimator
             ``counter`` or ``power`` to insist on one; None takes the better one.
         """
-        if not (self.has("power_w") or self.has("energy_j")):
-            self.require("power_w")
-        self.wait_until_sampled(window.t1_ns + self.tail_ns)
+        self.require_metered()
         chosen = self.nearest_baselines(window) if baselines is None else baselines
         parameters = {"window": window.id, "baselines": [b.id for b in chosen]} | ({"estimator": estimator} if estimator else {})
         return Energy(
@@ -294,9 +303,8 @@ class Instrument:
 
     @property
     def tail_ns(self) -> int:
-        """How long readings after an event still belong to it, with room to see the idle level that follows."""
-        sensor = self.sensor
-        return round((2 * sensor.tail_s + 4 * sensor.update_period_s) * NS_PER_S) if sensor else NS_PER_S
+        """How long after an event its readings, and those that show the idle level after it, go on."""
+        return energy_reach_ns(self.sensor)
 
     def nearest_baselines(self, window: Window) -> tuple[BaselineRecord, ...]:
         """The last baseline before the window and the first one after it, where there are; measures one where there is none."""

@@ -21,12 +21,12 @@ from pytest_physics.devices.discover import choose_devices, open_device
 from pytest_physics.devices.lock import DeviceLock
 from pytest_physics.errors import ChannelUnavailableError
 from pytest_physics.instrument import Instrument, Label
-from pytest_physics.metrology.decision import Verdict
+from pytest_physics.metrology.decision import Verdict, condensed
 from pytest_physics.metrology.response import SensorModel
 from pytest_physics.metrology.uncertainty import Estimate, Gate, Recipe
 from pytest_physics.record.environment import environment, git_state
 from pytest_physics.record.reader import trace_name
-from pytest_physics.record.recipes import baseline_record, evaluate, evidence, gates_of, true_value
+from pytest_physics.record.recipes import baseline_record, evaluate, evidence, gates_of, latest_needed, true_value
 from pytest_physics.record.schema import (
     AnchorRecord,
     BaselineRecord,
@@ -264,7 +264,9 @@ class Session:
         self._write_run()
 
     def evaluate(self, recipe: Recipe) -> Estimate:
-        """Compute an estimate from the artifacts so far."""
+        """Compute an estimate, once every sample it needs is there."""
+        for name, t_ns in latest_needed(recipe, self).items():
+            self.instruments[name].wait_until_sampled(t_ns)
         return evaluate(recipe, self)
 
     def read_trace(self, instrument: str) -> Trace:
@@ -339,10 +341,11 @@ class Session:
     # --- results and claims ------------------------------------------------------------------------------------------
 
     def result(self, experiment: str, quantity: str, estimate: Estimate, **coordinates: Label) -> Estimate:
-        """Record an estimate that an experiment reports, and return it."""
+        """Record an estimate that an experiment reports, and return it; it is computed anew from its recipe."""
+        estimate = self.evaluate(estimate.recipe)
         record = ResultRecord(
             id=f"r{len(self.results) + 1}", experiment=experiment, quantity=quantity, coordinates=coordinates,
-            estimate=EstimateRecord.of(estimate), gates=[GateRecord.of(gate) for gate in estimate.gates],
+            estimate=EstimateRecord.of(estimate), gates=[GateRecord.of(gate) for gate in condensed(estimate.gates)],
             recipe=estimate.recipe.to_json(), truth=finite_or_none(self.truth(estimate.recipe)), test=self.test,
         )  # fmt: skip
         self.results.append(record)

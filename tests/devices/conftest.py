@@ -16,7 +16,7 @@ from pytest_physics.devices.nvml import NvmlDevice
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the helper package lies beside the folders of tests
 
-import fakenvml  # noqa: E402 -- found through the line above
+import fakenvml
 
 
 class FakeNvml:

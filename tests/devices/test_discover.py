@@ -192,9 +192,7 @@ PROBE_IN_CHILD = "from pytest_physics.devices.discover import probe_nvml; print(
 
 
 def child_says(env, before=""):
-    return subprocess.run(
-        [sys.executable, "-c", before + PROBE_IN_CHILD], env=env, capture_output=True, text=True, check=True
-    ).stdout
+    return subprocess.run([sys.executable, "-c", before + PROBE_IN_CHILD], env=env, capture_output=True, text=True, check=True).stdout
 
 
 def test_a_missing_library_is_told_apart(tmp_path):

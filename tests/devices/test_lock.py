@@ -138,7 +138,7 @@ def test_what_is_not_a_lock_file_is_not_written(tmp_path, kind):
         "pipe": lambda: os.mkfifo(path),
         "directory": path.mkdir,
     }[kind]()
-    with pytest.raises(DeviceBusyError, match="[Rr]emove"):
+    with pytest.raises(DeviceBusyError, match=r"[Rr]emove"):
         DeviceLock("GPU-1", directory=tmp_path).acquire()
     assert victim.read_text() == "precious"
 

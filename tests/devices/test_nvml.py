@@ -1,4 +1,4 @@
-"""The NVML device against the simulated library: through unmodified nvidia-ml-py, in this process unless a test says otherwise."""
+"""The NVML device on the simulated library: through unmodified nvidia-ml-py, in this process unless a test says otherwise."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def failures(device):
 
 
 def test_every_channel_of_a_full_card_is_read_in_si_units(fake_nvml):
-    """mW → W, mJ → J, MHz → Hz, % → ratio, bytes; nothing is absent, and the order is that of CHANNELS."""
+    """Units: mW → W, mJ → J, MHz → Hz, % → ratio, bytes; nothing is absent, and the order is that of CHANNELS."""
     device = fake_nvml.open(H100)
     assert isinstance(device, Device)
     assert [channel.name for channel in device.channels] == NVML_CHANNELS
@@ -263,11 +263,14 @@ def test_module_scope_beside_gpu_scope_changes_nothing(fake_nvml):
 
 
 def test_older_drivers_are_read_through_older_names(old_nvml):
-    """Event reasons and processes have names that 470 drivers know."""
+    """Event reasons and processes have names that 470 drivers know; 12.535 of nvidia-ml-py has none for processes, and says so."""
     device = old_nvml.open(H100)
     sources = {channel.name: channel.source for channel in device.channels}
     assert sources["event_reasons"] == "nvmlDeviceGetCurrentClocksThrottleReasons"
-    assert "_v2" in sources["foreign_processes"]
+    if hasattr(pynvml, "nvmlDeviceGetComputeRunningProcesses_v2"):
+        assert "_v2" in sources["foreign_processes"]
+    else:
+        assert "A newer driver or nvidia-ml-py may have it" in device.absent["foreign_processes"]
     assert reading(device)["event_reasons"] == 0x44
 
 
@@ -353,7 +356,7 @@ def orphan():
 
 
 def test_own_processes_are_not_foreign(fake_nvml):
-    """This process, the one that started it, and its children belong to the run."""
+    """The running process, the one that started it, and its children belong to the run."""
     with subprocess.Popen(["sleep", "60"]) as child:
         try:
             device = fake_nvml.open(H100 + f"process self 100\nprocess parent 100\nprocess {child.pid} 100\n")
@@ -393,6 +396,16 @@ def test_a_visible_foreign_process_outweighs_the_riddle(fake_nvml, orphan):
     """One foreign process is enough to know."""
     device = fake_nvml.open(H100 + f"process {INVISIBLE_PID} 500\nprocess {orphan} 500\n")
     assert reading(device)["foreign_processes"] == 1
+
+
+def test_a_process_that_ended_since_it_was_listed_is_no_riddle(fake_nvml):
+    """NVML may still list what the system has forgotten: a second look decides."""
+    device = fake_nvml.open(H100 + f"process {INVISIBLE_PID} 500\n", index=0, process_period_s=0)
+    listings = iter(["with it", "without it"])
+    processes = device._processes
+    ask = processes._listing
+    processes._listing = lambda: ask() if next(listings) == "with it" else ([], READ_OK)
+    assert reading(device)["foreign_processes"] == 0
 
 
 def test_processes_are_listed_once_per_period(fake_nvml, orphan):
@@ -447,9 +460,7 @@ def test_the_fingerprint_changes_with_driver_vbios_and_power_limit(fake_nvml, ch
 def test_the_specification_names_the_card_by_uuid(fake_nvml):
     """Another process, which may number cards differently, opens the same one."""
     device = fake_nvml.open("device\n" + H100, index=1, process_period_s=2.0)
-    assert device.spec == DeviceSpec(
-        kind="nvml", parameters={"uuid": "GPU-11111111-2222-3333-4444-555555555555", "process_period_s": 2.0}
-    )
+    assert device.spec == DeviceSpec(kind="nvml", parameters={"uuid": "GPU-11111111-2222-3333-4444-555555555555", "process_period_s": 2.0})
     assert open_device(device.spec).fingerprint == device.fingerprint
     pynvml.nvmlShutdown()  # of the second device
 
@@ -487,9 +498,7 @@ def test_families_without_identification_get_the_widest_prior(family):
     assert sensor.u_update_period_s >= 0.5 * sensor.update_period_s
 
 
-@pytest.mark.parametrize(
-    "family", ["Kepler", "Maxwell", "Pascal", "Volta", "Turing", "GA100", "Ampere", "Ada", "Hopper", "Blackwell", "?"]
-)
+@pytest.mark.parametrize("family", ["Kepler", "Maxwell", "Pascal", "Volta", "Turing", "GA100", "Ampere", "Ada", "Hopper", "Blackwell", "?"])
 def test_sampling_resolves_the_update_period(family):
     """At most a quarter of the prior's period, and still fit for identification (T/2.5) one standard uncertainty below it."""
     sensor, sampling_s = prior_sensor(family), prior_sampling_period_s(family)
@@ -672,7 +681,8 @@ def test_the_library_is_found_by_the_loader(fake_directory, tmp_path):
     script.write_text(H100)
     env = environment(script)
     env.pop("CUDA_VISIBLE_DEVICES", None)
-    child = subprocess.run([sys.executable, "-c", READ_IN_CHILD], env=env, capture_output=True, text=True, check=True)
+    child = subprocess.run([sys.executable, "-c", READ_IN_CHILD], env=env, capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr
     result = json.loads(child.stdout)
     assert result["name"] == "NVIDIA H100 PCIe"
     assert result["codes"] == [READ_OK] * len(NVML_CHANNELS)

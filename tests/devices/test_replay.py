@@ -162,7 +162,7 @@ def test_what_is_missing_is_named(tmp_path):
     """No path, no trace, no rows: three messages that say what to give instead."""
     with pytest.raises(DeviceUnavailableError, match="there is no recording at"):
         ReplayDevice(tmp_path / "nowhere")
-    with pytest.raises(DeviceUnavailableError, match="holds no trace-<instrument>.npy"):
+    with pytest.raises(DeviceUnavailableError, match=r"holds no trace-<instrument>\.npy"):
         ReplayDevice(tmp_path)
     with pytest.raises(DeviceUnavailableError, match="holds no samples"):
         ReplayDevice(record(tmp_path / "trace-gpu.npy", []))

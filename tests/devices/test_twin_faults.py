@@ -70,9 +70,7 @@ class TestFaultsThatSpoilReadings:
 
     def test_overlapping_stalls_hold_the_value_before_the_first(self):
         """An update that a stall falls back to is not taken from within another stall."""
-        device = played(
-            Fault(kind="sensor_stall", start_s=10.0, stop_s=15.0), Fault(kind="sensor_stall", start_s=14.0, stop_s=20.0)
-        )
+        device = played(Fault(kind="sensor_stall", start_s=10.0, stop_s=15.0), Fault(kind="sensor_stall", start_s=14.0, stop_s=20.0))
         assert np.array_equal(read(device, "power_w"), read(played(spanned("sensor_stall")), "power_w"))
 
     def test_spike_replaces_power(self):
@@ -132,6 +130,11 @@ class TestFaultsThatHappen:
         for name in ("software_thermal_ns", "thermal_ns"):
             assert read(device, name)[-1] == 10 * S
             assert read(played(), name)[-1] == 0
+
+    def test_spans_are_exact_between_the_driver_s_looks(self):
+        """A span that begins and ends off the driver's 100 ms grid is kept to the nanosecond."""
+        device = played(Fault(kind="thermal_slowdown", start_s=10.033, stop_s=12.071, value=0.5))
+        assert read(device, "software_thermal_ns")[-1] == 2_038 * MS
 
     @pytest.mark.parametrize("preset", ["rtx4080-laptop", "a100"])
     def test_bimodal_idle_has_two_levels_that_nothing_explains(self, preset):

@@ -183,6 +183,19 @@ class TestClocks:
         assert table["software_thermal_ns"][-1] == table["thermal_ns"][-1] == exact_ns > 0
         assert table["hardware_thermal_ns"][-1] == 0
 
+    def test_driver_looks_on_its_own_grid_only(self):
+        """However often the memory changes, also exactly when the driver looks, the clock falls one step per control period."""
+        quiet, restless = (TwinDevice(overrides={"card.slowdown_c": 50.0}) for _ in range(2))
+        for device in (quiet, restless):
+            device.set_load(TwinLoad())
+        for tick in range(1, 300):
+            restless.clock.advance_to_ns(tick * S // 10)
+            restless.allocate(0)
+            restless.allocate(0)
+        quiet.clock.advance_to_ns(299 * S // 10)
+        for column in ("sm_clock_hz", "software_thermal_ns"):
+            assert quiet.truth_table()[column][-1] == restless.truth_table()[column][-1] > 0
+
     def test_hardware_halves_the_clock_of_an_overheating_card(self):
         """Above the hardware limit: half the clock, reasons 0x40 and 0x8, its own counter."""
         device = TwinDevice(overrides={"card.slowdown_c": 50.0, "card.hardware_slowdown_c": 51.0})

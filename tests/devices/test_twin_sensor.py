@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pytest_physics.devices.twin import IDLE, PRESETS, TwinDevice, TwinLoad
 from pytest_physics.devices.twin.draws import normal, truncated_normal, uniform
+from pytest_physics.devices.twin.sensor import Comb
 
 S = 1_000_000_000
 MS = 1_000_000
@@ -36,7 +37,7 @@ class TestPowerSensor:
         device = toggled(TwinDevice(preset, seed=4, overrides=QUIET))
         sensor = device._power
         t_ns = np.arange(2 * S, 9 * S, 13 * MS)
-        end_ns = sensor.comb.time(sensor.comb.latest(t_ns)) - sensor.delay_s * 1e9
+        end_ns = sensor.comb.latest(t_ns)[1] - sensor.delay_s * 1e9
         expected_w = device.true_energy_j(end_ns - sensor.window_s * 1e9, end_ns) / sensor.window_s
         assert np.allclose(channel(device, "power_w", t_ns), expected_w, rtol=0, atol=2e-6)
         assert np.ptp(expected_w) > 20
@@ -49,7 +50,7 @@ class TestPowerSensor:
         device.clock.advance_to_ns(2 * S)
         sensor, tau_e = device._power, device.preset.card.electrical_s
         t_ns = np.arange(S, 2 * S, 7 * MS)
-        since_s = (sensor.comb.time(sensor.comb.latest(t_ns)) - S) * 1e-9 - sensor.delay_s
+        since_s = (sensor.comb.latest(t_ns)[1] - S) * 1e-9 - sensor.delay_s
         lag = sensor.lag_s
         rise = 1 - (lag * np.exp(-since_s / lag) - tau_e * np.exp(-since_s / tau_e)) / (lag - tau_e)
         idle_w, load_w = device.true_power_w([0, 2 * S])
@@ -124,6 +125,11 @@ class TestPowerSensor:
                 gains.add(own.gain)
             assert len(gains) == (1 if preset == "ideal" else 40)
 
+    def test_scale_and_offset_are_drawn_apart(self):
+        """Gain and offset of a specimen are uncorrelated over seeds."""
+        pairs = np.array([(own.gain, own.offset_w) for own in (TwinDevice("a100", seed=seed)._power for seed in range(200))])
+        assert abs(np.corrcoef(pairs.T)[0, 1]) < 0.2
+
     def test_idle_reading_of_the_coolest_card_stays_positive(self):
         """The offset is scaled to small idle powers: deep idle of 2 W never reads 0."""
         for seed in range(40):
@@ -132,7 +138,34 @@ class TestPowerSensor:
             assert device.read()[0][0] > 0
 
 
+class TestComb:
+    @pytest.mark.parametrize("jitter_ns", [0.0, 10.0 * MS])
+    def test_latest_is_the_last_update_that_has_happened(self, jitter_ns):
+        """At every instant: the update found has happened and the next has not, with the largest jitter allowed and without."""
+        comb = Comb(period_ns=100.0 * MS, phase_ns=33.0 * MS, jitter_ns=jitter_ns, seed=1, stream="x")
+        t_ns = np.sort(np.random.default_rng(0).integers(0, 100 * S, 20_000))
+        k, t_k = comb.latest(t_ns)
+        assert np.all(t_k <= t_ns)
+        assert np.all(comb.time(k + 1) > t_ns)
+        assert np.array_equal(t_k, comb.time(k))
+        at_update = np.ceil(comb.time(np.arange(1, 100))).astype(np.int64)
+        assert np.array_equal(comb.latest(at_update)[0], np.arange(1, 100))
+
+
 class TestCounter:
+    def test_counts_whole_millijoules_only_once_complete(self):
+        """Rounded down: what is read never exceeds what was used, and misses less than a millijoule."""
+        device = TwinDevice("ideal", seed=6)
+        assert device._counter is not None
+        device.set_load(TwinLoad(intensity=0.5))
+        device.clock.advance_to_ns(S)
+        t_ns = np.arange(100 * MS, S, 7 * MS)
+        missing_j = (
+            device._counter._start_j + device.true_energy_j(0, device._counter.comb.latest(t_ns)[1]) - channel(device, "energy_j", t_ns)
+        )
+        assert missing_j.min() > -1e-9
+        assert 0.0005 < missing_j.max() < 0.001 + 1e-9
+
     def test_counts_millijoules_at_its_tick(self):
         """Increments come once per tick, in whole millijoules, and add up to the true energy times the counter's own gain."""
         device = TwinDevice("a100", seed=6)
@@ -144,7 +177,7 @@ class TestCounter:
         changes = t_ns[1:][np.diff(energy_j) > 0]
         assert np.all(np.abs(np.diff(changes) - 100 * MS) <= MS)
         assert np.allclose(energy_j * 1000, np.round(energy_j * 1000), atol=1e-5)
-        ticks_ns = device._counter.comb.time(device._counter.comb.latest(t_ns[[500, -1]]))
+        ticks_ns = device._counter.comb.latest(t_ns[[500, -1]])[1]
         expected_j = device._counter.gain * device.true_energy_j(*ticks_ns)
         assert energy_j[-1] - energy_j[500] == pytest.approx(expected_j, abs=0.0011)
 

@@ -1,8 +1,9 @@
-"""A simulated ``libnvidia-ml.so.1`` for tests, through the unmodified ``nvidia-ml-py``: how to build it and how to write its script.
+"""A simulated ``libnvidia-ml.so.1`` for tests through the unmodified ``nvidia-ml-py``: how to build it and to write its script.
 
-The grammar of the script is at the head of ``fakenvml.c``. :func:`build` compiles the library once per session and version of its
-source; :func:`environment` gives what a subprocess needs so that ``CDLL("libnvidia-ml.so.1")`` finds it; :class:`Live` moves the true
-power of a card while the test runs, with times on ``time.perf_counter_ns`` (on Linux the same clock as the library's CLOCK_MONOTONIC).
+The grammar of the script is at the head of ``fakenvml.c``. :func:`build` compiles the library once per version of its source and
+keeps it in the temporary directory; :func:`environment` gives what a subprocess needs so that ``CDLL("libnvidia-ml.so.1")`` finds
+it; :class:`Live` moves the true power of a card while the test runs, with times on ``time.perf_counter_ns`` (on Linux the same
+clock as the library's CLOCK_MONOTONIC).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def build(*, old: bool = False) -> Path:
 
 
 def environment(script: Path, *, old: bool = False) -> dict[str, str]:
-    """This process's environment, so changed that a child finds the simulated library and its script."""
+    """Environment of the running process, so changed that a child finds the simulated library and its script."""
     path = os.pathsep.join(filter(None, (str(build(old=old)), os.environ.get("LD_LIBRARY_PATH"))))
     return {**os.environ, "LD_LIBRARY_PATH": path, SCRIPT_VARIABLE: str(script)}
 

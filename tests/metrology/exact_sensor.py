@@ -74,3 +74,13 @@ def polled(power: Power, sensor: SensorModel, rng: RNG, *, until_s, poll_s=0.01,
     t = np.sort(t + rng.uniform(-jitter_s, jitter_s, len(t)))
     t = t[t >= 0]
     return np.round(t * NS).astype(np.int64), y[np.searchsorted(ticks, t, side="right") - 1]
+
+
+def counted(power: Power, rng: RNG, *, until_s, tick_s=0.1, poll_s=0.01, jitter_s=0.001, step_j=0.001):
+    """Sample instants (ns) and values of an energy counter that advances every ``tick_s``."""
+    ticks = -3 * tick_s + rng.uniform(0, tick_s) + np.arange(int(until_s / tick_s) + 6) * tick_s
+    energy = 1e6 + np.floor(power.energy(ticks) / step_j) * step_j
+    t = np.sort(rng.uniform(0, poll_s) + np.arange(int(until_s / poll_s)) * poll_s)
+    t = np.sort(t + rng.uniform(-jitter_s, jitter_s, len(t)))
+    t = t[t >= 0]
+    return np.round(t * NS).astype(np.int64), energy[np.searchsorted(ticks, t, side="right") - 1]

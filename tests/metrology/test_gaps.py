@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,7 +22,7 @@ def test_coverage_and_longest_agree_with_a_direct_count(steps_ms, start_s, lengt
     t = np.concatenate([[0], np.cumsum(steps_ms)]).astype(np.int64) * 1_000_000
     gaps = Gaps.of(t, 0, 0.25)
     from_s, to_s = start_s, start_s + length_s
-    pairs = [(a / 1e9, b / 1e9) for a, b in zip(t[:-1], t[1:], strict=True) if b - a > 250_000_000]
+    pairs = [(a / 1e9, b / 1e9) for a, b in itertools.pairwise(t) if b - a > 250_000_000]
     covered = sum(max(0.0, min(b, to_s) - max(a, from_s)) for a, b in pairs)
     longest = max((b - a for a, b in pairs if b > from_s and a < to_s), default=0.0)
     assert gaps.covered_s(np.array([from_s]), np.array([to_s]))[0] == pytest.approx(covered, abs=1e-9)

@@ -172,6 +172,7 @@ def test_a_canary_without_duration_is_a_mistake():
 
 def test_a_gap_fires_beyond_two_and_a_half_periods():
     """Boundary pair, and a gap elsewhere is not the window's."""
+
     def late(periods):
         t = T.copy()
         t[50:] += round((periods - 1) * PERIOD)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from pytest_physics.metrology.decision import Verdict, all_gates, decide
 from pytest_physics.metrology.quality import Provenance, Quality
 from pytest_physics.metrology.response import SensorModel
@@ -60,32 +61,50 @@ def instrument(name: str, *, kind: str, channels: Mapping[str, str], period_ns: 
     provenance = "simulated" if kind == "twin" else "measured"
     source = {"twin": "twin", "cpu": "/proc/stat"}.get(kind, "NVML")
     return InstrumentRecord(
-        name=name, spec=f"{kind}:a100", clock="virtual" if kind == "twin" else "perf_counter", clock_resolution_ns=1,
+        name=name,
+        spec=f"{kind}:a100",
+        clock="virtual" if kind == "twin" else "perf_counter",
+        clock_resolution_ns=1,
         fingerprint=FingerprintRecord(
-            kind=kind, name=f"{kind} of a test", identity="GPU-0000", digest="0123456789ab",
+            kind=kind,
+            name=f"{kind} of a test",
+            identity="GPU-0000",
+            digest="0123456789ab",
             details={"driver": "570.86.10", "power limit": "400 W"},
         ),
-        period_ns=period_ns, origin_ns=0,
+        period_ns=period_ns,
+        origin_ns=0,
         channels=[ChannelRecord(name=n, kind=k, resolution=0.1, provenance=provenance, source=source) for n, k in channels.items()],
         scheduling="virtual time" if kind == "twin" else "nice -5",
         started=AnchorRecord(utc="2026-11-20T08:00:00.000Z", t_ns=0),
         ended=None if end_ns is None else AnchorRecord(utc="2026-11-20T08:11:40.000Z", t_ns=end_ns),
         sampler_state="running" if end_ns is None else "stopped",
         **{"absent": {}, **more},
-    )  # fmt: skip
+    )
 
 
 def run_record(instruments: Sequence[InstrumentRecord], phases: Sequence[PhaseRecord] = (), **more: Any) -> RunRecord:
     """``run.json`` of a completed run, unless told otherwise."""
     fields: dict[str, Any] = {
-        "run_id": "20261120T080000Z-c0ffee", "state": "completed", "end_reason": "finished",
-        "started_utc": "2026-11-20T08:00:00.000Z", "ended_utc": "2026-11-20T08:11:41.000Z",
-        "command": ["pytest", "bench/", "--physics", "--physics-profile=quick"], "profile": "quick",
-        "config": {"baseline": {"duration_s": 60.0, "max_drift_w": 1.0}, "soak": {"max_slope_k_per_min": 0.5}, "seed": 1},
-        "config_sha256": "5f" * 32, "instruments": {i.name: i for i in instruments}, "phases": list(phases),
+        "run_id": "20261120T080000Z-c0ffee",
+        "state": "completed",
+        "end_reason": "finished",
+        "started_utc": "2026-11-20T08:00:00.000Z",
+        "ended_utc": "2026-11-20T08:11:41.000Z",
+        "command": ["pytest", "bench/", "--physics", "--physics-profile=quick"],
+        "profile": "quick",
+        "config": {
+            "sampling": {"gap_threshold_s": 0.25},
+            "baseline": {"duration_s": 60.0, "max_drift_w": 1.0},
+            "soak": {"max_slope_k_per_min": 0.5},
+            "seed": 1,
+        },
+        "config_sha256": "5f" * 32,
+        "instruments": {i.name: i for i in instruments},
+        "phases": list(phases),
         "git": {"commit": "3daa27f0c4b1e6d2a9f8b7c6d5e4f3a2b1c0d9e8", "dirty": "no", "branch": "main"},
         "environment": {"python": "3.12.3", "numpy": "2.4.6", "kernel": "6.8.0", "cpu": "2 cores"},
-    }  # fmt: skip
+    }
     return RunRecord(**{**fields, **more})
 
 
@@ -105,9 +124,15 @@ def energy(value: float, unit: str, *, scatter: float = 0.02, dof: float = 18.0,
         ),
     )
     return Estimate(
-        value=value, unit=unit, components=components, quality=Quality.BILLABLE, provenance=Provenance.SIMULATED,
-        estimator="extended window", gates=tuple(gates), recipe=recipe,
-    )  # fmt: skip
+        value=value,
+        unit=unit,
+        components=components,
+        quality=Quality.BILLABLE,
+        provenance=Provenance.SIMULATED,
+        estimator="extended window",
+        gates=tuple(gates),
+        recipe=recipe,
+    )
 
 
 def gate(name: str, scope: str, measured: float | None, limit: float | None, unit: str, *, passed: bool = True, **more: Any) -> Gate:
@@ -124,10 +149,14 @@ def claim(
     if comparison is not None:
         fields = {
             **decision_fields(decide(comparison, gates)),
-            "operator": comparison.operator, "limit": comparison.limit, "estimate": EstimateRecord.of(comparison.estimate),
-            "gates": [GateRecord.of(g) for g in all_gates(comparison, gates)], "own_gates": [GateRecord.of(g) for g in gates],
-            "recipe": comparison.estimate.recipe.to_json(), "evidence": ["windows.jsonl", "trace-gpu.npy"],
-        }  # fmt: skip
+            "operator": comparison.operator,
+            "limit": comparison.limit,
+            "estimate": EstimateRecord.of(comparison.estimate),
+            "gates": [GateRecord.of(g) for g in all_gates(comparison, gates)],
+            "own_gates": [GateRecord.of(g) for g in gates],
+            "recipe": comparison.estimate.recipe.to_json(),
+            "evidence": ["windows.jsonl", "trace-gpu.npy"],
+        }
     fields.update(more)
     return ClaimRecord(
         id=name, statement=statement, test=f"bench/test_demo.py::test_{name}", source="bench/test_demo.py:42", truth=truth, **fields
@@ -138,9 +167,15 @@ def result(experiment: str, what: str, estimate: Estimate, *, truth: float | Non
     """A reported estimate."""
     key = "-".join(str(v) for v in coordinates.values())
     return ResultRecord(
-        id=f"{experiment}/{what}/{key}", experiment=experiment, quantity=what, coordinates=coordinates, truth=truth,
-        estimate=EstimateRecord.of(estimate), gates=[GateRecord.of(g) for g in estimate.gates], recipe=estimate.recipe.to_json(),
-    )  # fmt: skip
+        id=f"{experiment}/{what}/{key}",
+        experiment=experiment,
+        quantity=what,
+        coordinates=coordinates,
+        truth=truth,
+        estimate=EstimateRecord.of(estimate),
+        gates=[GateRecord.of(g) for g in estimate.gates],
+        recipe=estimate.recipe.to_json(),
+    )
 
 
 # --- the complete run ---------------------------------------------------------------------------------------------------------
@@ -155,40 +190,71 @@ def write_full_run(path: Path, *, seed: int = 7) -> Path:
     spans = _phase_spans()
     end_ns = round(spans[-1][3] * NS)
     twin = instrument(
-        "gpu", kind="twin", period_ns=25_000_000, end_ns=end_ns,
+        "gpu",
+        kind="twin",
+        period_ns=25_000_000,
+        end_ns=end_ns,
         channels={"power_w": "average", "energy_j": "counter", "temperature_c": "instant", "sm_clock_hz": "instant"},
         absent={"memory_temperature_c": "this preset has no memory sensor"},
-        statistics={"period_s": 0.025, "taken": 27952, "dropped": 48, "lateness": {"median_s": 0.0, "p99_s": 0.0, "max_s": 1.2}, "read_errors": {}},
-    )  # fmt: skip
+        statistics={
+            "period_s": 0.025,
+            "taken": 27952,
+            "dropped": 48,
+            "lateness": {"median_s": 0.0, "p99_s": 0.0, "max_s": 1.2},
+            "read_errors": {},
+        },
+    )
     cpu = instrument(
-        "cpu", kind="cpu", period_ns=100_000_000, end_ns=end_ns,
+        "cpu",
+        kind="cpu",
+        period_ns=100_000_000,
+        end_ns=end_ns,
         channels={"utilisation_cpu_ratio": "average", "own_wait_ns": "counter"},
         absent={
             "energy_j": "no powercap interface under /sys/class/powercap; a virtual machine does not pass RAPL on",
             "steal_ns": "/proc/stat has no steal column here",
         },
-        statistics={"period_s": 0.1, "taken": 6990, "dropped": 10, "lateness": {"median_s": 8.1e-5, "p99_s": 1.9e-3, "max_s": 0.0141}, "read_errors": {"own_wait_ns": 3}},
-    )  # fmt: skip
+        statistics={
+            "period_s": 0.1,
+            "taken": 6990,
+            "dropped": 10,
+            "lateness": {"median_s": 8.1e-5, "p99_s": 1.9e-3, "max_s": 0.0141},
+            "read_errors": {"own_wait_ns": 3},
+        },
+    )
     phases = [
         PhaseRecord(id=f"{name}-{i}", instrument=where, name=name, t0_ns=round(t0 * NS), t1_ns=round(t1 * NS))
         for where in ("gpu", "cpu")
         for i, (name, _, t0, t1) in enumerate(spans)
     ]
     writer = RunWriter(path)
-    writer.run(run_record([twin, cpu], phases, banner=[
+    banner = (
         "GPU numbers are simulated (twin preset 'a100'): NVML is not installed (libnvidia-ml.so.1 not found). "
         "They show what the analysis does with known physics, not what any GPU does."
-    ]))  # fmt: skip
+    )
+    writer.run(run_record([twin, cpu], phases, banner=[banner]))
     power_t, power = _write_gpu_trace(path, spans, rng)
     _write_cpu_trace(path, spans[-1][3], rng)
     writer.baselines(
         [_baseline(f"b{i}", power_t, power, span, 0.08 * i) for i, span in enumerate((s for s in spans if s[0] == "baseline"), 1)]
     )
-    writer.sensors([
-        SensorRecord.of("gpu", "power_w", SensorModel(
-            update_period_s=0.1, u_update_period_s=0.0004, window_s=0.025, u_window_s=0.002, delay_s=0.011, u_delay_s=0.003, origin="identified"
-        ))
-    ])  # fmt: skip
+    writer.sensors(
+        [
+            SensorRecord.of(
+                "gpu",
+                "power_w",
+                SensorModel(
+                    update_period_s=0.1,
+                    u_update_period_s=0.0004,
+                    window_s=0.025,
+                    u_window_s=0.002,
+                    delay_s=0.011,
+                    u_delay_s=0.003,
+                    origin="identified",
+                ),
+            )
+        ]
+    )
     results = _results(rng)
     for record in results:
         writer.result(record)
@@ -260,11 +326,26 @@ def _baseline(name: str, t: np.ndarray, power: np.ndarray, span: tuple[str, floa
     y = power[inside] + drift
     gates = [gate("idle stationarity", f"baseline {name}", 0.4, 1.0, "W"), gate("autocorrelation", f"baseline {name}", 41.0, 10.0, "1")]
     return BaselineRecord(
-        id=name, instrument="gpu", phase=f"baseline-{name}", t0_ns=round(span[2] * NS), t1_ns=round(span[3] * NS),
-        mean_w=float(y.mean()), u_w=float(y.std(ddof=1) / math.sqrt(42)), dof=41.0, n=len(y), n_eff=42.0, ddof=1,
-        standard_deviation_w=float(y.std(ddof=1)), minimum_w=float(y.min()), maximum_w=float(y.max()), median_w=float(np.median(y)),
-        gates=[GateRecord.of(g) for g in gates], t_ns=[round(x * NS) for x in t[inside]], power_w=[float(v) for v in y], truth_w=62.1,
-    )  # fmt: skip
+        id=name,
+        instrument="gpu",
+        phase=f"baseline-{name}",
+        t0_ns=round(span[2] * NS),
+        t1_ns=round(span[3] * NS),
+        mean_w=float(y.mean()),
+        u_w=float(y.std(ddof=1) / math.sqrt(42)),
+        dof=41.0,
+        n=len(y),
+        n_eff=42.0,
+        ddof=1,
+        standard_deviation_w=float(y.std(ddof=1)),
+        minimum_w=float(y.min()),
+        maximum_w=float(y.max()),
+        median_w=float(np.median(y)),
+        gates=[GateRecord.of(g) for g in gates],
+        t_ns=[round(x * NS) for x in t[inside]],
+        power_w=[float(v) for v in y],
+        truth_w=62.1,
+    )
 
 
 def _per_token(phase: str, batch: int) -> float:
@@ -281,8 +362,8 @@ def _results(rng: np.random.Generator) -> list[ResultRecord]:
         out.append(
             result("joule curve", "latency per token", energy(latency, "s/token", scatter=0.004), truth=latency, batch=batch, phase=phase)
         )
-    slope = energy(0.11, "C/min", scatter=0.3, gates=[gate("soak slope", "soak", 0.11, 0.5, "C/min")])
-    out.append(result("heat soak", "plateau temperature", energy(71.2, "C", scatter=0.003), truth=71.0, device="gpu"))
+    slope = energy(0.11, "°C/min", scatter=0.3, gates=[gate("soak slope", "soak", 0.11, 0.5, "°C/min")])
+    out.append(result("heat soak", "plateau temperature", energy(71.2, "°C", scatter=0.003), truth=71.0, device="gpu"))
     out.append(result("heat soak", "temperature slope", slope, truth=0.08, device="gpu"))
     out.append(result("instrument response", "update period", energy(0.1, "s", scatter=0.004), truth=0.1, channel="power_w"))
     return out
@@ -294,32 +375,84 @@ def _claims() -> list[ClaimRecord]:
     good = [gate("throttling", f"decode batch {b} repetition {r}", 0.0, 0.0, "s") for b in (1, 8) for r in (1, 2, 3)]
     good.append(gate("sampler gaps", "joule curve", 0.021, 0.1, "1"))
     drift = gate(
-        "idle drift", "joule curve", 4.1, 1.0, "W", passed=False,
+        "idle drift",
+        "joule curve",
+        4.1,
+        1.0,
+        "W",
+        passed=False,
         reason="idle power drifted 4.1 W (limit 1.0 W) between the baselines at 0 s and 640 s",
         remedy="Let the machine settle, or raise 'baseline.max_drift_w'.",
-    )  # fmt: skip
+    )
     foreign = gate(
-        "foreign load", "latency", 0.07, 0.05, "1", passed=False, warning=True,
-        reason="other processes used 7 % of the CPUs (limit 5 %) during 'latency'", remedy="Close what else runs here.",
-    )  # fmt: skip
+        "foreign load",
+        "latency",
+        0.07,
+        0.05,
+        "1",
+        passed=False,
+        warning=True,
+        reason="other processes used 7 % of the CPUs (limit 5 %) during 'latency'",
+        remedy="Close what else runs here.",
+    )
     return [
-        claim("batching_halves_the_energy", "Decoding at batch 8 costs at most half the energy per token of batch 1",
-              ratio <= 0.5, gates=good, truth=_per_token("decode", 8) / _per_token("decode", 1)),
+        claim(
+            "batching_halves_the_energy",
+            "Decoding at batch 8 costs at most half the energy per token of batch 1",
+            ratio <= 0.5,
+            gates=good,
+            truth=_per_token("decode", 8) / _per_token("decode", 1),
+        ),
         claim("idle_is_low", "The idle card draws at most 70 W", energy(62.3, "W", scatter=0.002) <= 70.0, truth=62.1),
-        claim("soak_is_flat", "After the soak the temperature rises by at most 0.5 °C per minute",
-              energy(0.11, "C/min", scatter=0.3) <= 0.5, truth=0.08),
+        claim(
+            "soak_is_flat",
+            "After the soak the temperature rises by at most 0.5 °C per minute",
+            energy(0.11, "°C/min", scatter=0.3) <= 0.5,
+            truth=0.08,
+        ),
         claim("prefill_is_cheap", "Prefill costs at most 2 mJ per token at batch 1", energy(0.00391, "J/token") <= 0.002, truth=0.004),
-        claim("decode_energy_is_stable", "Energy per token of batch 4 lies below 8.2 mJ", energy(0.0081, "J/token", key="x") <= 0.0082, truth=0.0081),
-        claim("long_context_costs_more", "A context of 1024 tokens costs at least 10 % more energy per token than 128",
-              (energy(0.0231, "J/token", key="l") / energy(0.0205, "J/token", key="s")) >= 1.1, gates=[drift], truth=1.12),
-        claim("decode_is_fast", "Decoding takes at most 5 ms per token", energy(0.0031, "s/token", scatter=0.01) <= 0.005, gates=[foreign], attempt=1,
-              verdict=Verdict.INVALID, reason="sampler gaps (latency): 31 % of the window (limit 10 %)"),
-        claim("decode_is_fast", "Decoding takes at most 5 ms per token", energy(0.0031, "s/token", scatter=0.01) <= 0.005, gates=[foreign], attempt=2),
-        claim("memory_stays_cool", "The memory stays below 95 °C", None,
-              reason="the device has no channel 'memory_temperature_c': this preset has no memory sensor"),
-        claim("host_energy", "Host energy per token is at most a tenth of the card's", None,
-              reason="the device 'cpu' has no channel 'energy_j': no powercap interface under /sys/class/powercap"),
-    ]  # fmt: skip
+        claim(
+            "decode_energy_is_stable",
+            "Energy per token of batch 4 lies below 8.2 mJ",
+            energy(0.0081, "J/token", key="x") <= 0.0082,
+            truth=0.0081,
+        ),
+        claim(
+            "long_context_costs_more",
+            "A context of 1024 tokens costs at least 10 % more energy per token than 128",
+            (energy(0.0231, "J/token", key="l") / energy(0.0205, "J/token", key="s")) >= 1.1,
+            gates=[drift],
+            truth=1.12,
+        ),
+        claim(
+            "decode_is_fast",
+            "Decoding takes at most 5 ms per token",
+            energy(0.0031, "s/token", scatter=0.01) <= 0.005,
+            gates=[foreign],
+            attempt=1,
+            verdict=Verdict.INVALID,
+            reason="sampler gaps (latency): 31 % of the window (limit 10 %)",
+        ),
+        claim(
+            "decode_is_fast",
+            "Decoding takes at most 5 ms per token",
+            energy(0.0031, "s/token", scatter=0.01) <= 0.005,
+            gates=[foreign],
+            attempt=2,
+        ),
+        claim(
+            "memory_stays_cool",
+            "The memory stays below 95 °C",
+            None,
+            reason="the device has no channel 'memory_temperature_c': this preset has no memory sensor",
+        ),
+        claim(
+            "host_energy",
+            "Host energy per token is at most a tenth of the card's",
+            None,
+            reason="the device 'cpu' has no channel 'energy_j': no powercap interface under /sys/class/powercap",
+        ),
+    ]
 
 
 # --- ugly runs ----------------------------------------------------------------------------------------------------------------
@@ -361,9 +494,25 @@ def write_hostile_run(path: Path) -> Path:
     writer.result(result(HOSTILE, HOSTILE, nothing, truth=None, **{HOSTILE: HOSTILE}))
     writer.result(result("joule curve", "energy per token (net)", nothing, truth=1.0, batch=1, phase=HOSTILE))
     empty = BaselineRecord(
-        id="b", instrument="gpu", phase="p", t0_ns=0, t1_ns=1, mean_w=None, u_w=None, dof=None, n=0, n_eff=None, ddof=1,
-        standard_deviation_w=None, minimum_w=None, maximum_w=None, median_w=None, gates=[], t_ns=[], power_w=[],
-    )  # fmt: skip
+        id="b",
+        instrument="gpu",
+        phase="p",
+        t0_ns=0,
+        t1_ns=1,
+        mean_w=None,
+        u_w=None,
+        dof=None,
+        n=0,
+        n_eff=None,
+        ddof=1,
+        standard_deviation_w=None,
+        minimum_w=None,
+        maximum_w=None,
+        median_w=None,
+        gates=[],
+        t_ns=[],
+        power_w=[],
+    )
     writer.baselines([empty])
     writer.close()
     (path / "a file & <name>.txt").write_text("x")

@@ -132,7 +132,7 @@ def test_short_periods_are_written_in_batches(make_sampler):
 @pytest.mark.parametrize("period_s", [0.0, 0.0009, math.nan, -1.0])
 def test_a_period_below_a_millisecond_is_refused(tmp_path, period_s):
     """No process keeps a shorter grid, and the message says so."""
-    with pytest.raises(ValueError, match=r"'period_s' must be >= 0.001"):
+    with pytest.raises(ValueError, match=r"'period_s' must be >= 0\.001"):
         ProcessSampler(DeviceSpec(kind="cpu"), tmp_path / "t.npy", period_s, instrument="cpu")
 
 
@@ -167,7 +167,7 @@ def test_a_child_that_never_answers_is_given_up(make_sampler, tmp_path, monkeypa
     monkeypatch.setattr(process_module.sys, "executable", str(silent))
     monkeypatch.setattr(process_module, "STOP_TIMEOUT_S", 0.1)
     sampler = make_sampler(start_timeout_s=0.2)
-    with pytest.raises(SamplerError, match="did not start within 0.2 s"):
+    with pytest.raises(SamplerError, match=r"did not start within 0\.2 s"):
         sampler.start()
     assert not process_exists(sampler.pid)
 
@@ -185,7 +185,7 @@ def test_it_starts_once_and_may_be_stopped_unstarted(make_sampler):
 
 
 def test_a_killed_sampler_is_noticed_at_once_and_its_trace_survives(make_sampler):
-    """kill -9: not alive, waits return False at once, status says why, every whole row is readable by numpy."""
+    """After kill -9: not alive, waits return False at once, status says why, every whole row is readable by numpy."""
     sampler = make_sampler()
     sampler.start()
     sampler.wait_until_sampled(time.perf_counter_ns() + 50_000_000, 3)
@@ -283,6 +283,7 @@ print(sampler.pid, flush=True)
 
 WAIT_FOR_CTRL_C = """
 try:
+    print("waiting", flush=True)
     time.sleep(30)
 except KeyboardInterrupt:
     print(sampler.is_alive(), sampler.stop().state.value)
@@ -300,7 +301,7 @@ def run_parent(trace_path: Path, *, start="sampler.start()", then="time.sleep(30
 
 @pytest.mark.parametrize("in_thread", [False, True], ids=["main thread", "other thread"])
 def test_a_sampler_dies_with_its_parent(tmp_path, in_thread):
-    """kill -9 of the parent leaves no orphan, also where a thread that has ended since started the sampler."""
+    """A killed parent leaves no orphan, also where a thread that has ended since started the sampler."""
     start = "t = threading.Thread(target=sampler.start); t.start(); t.join()" if in_thread else "sampler.start()"
     parent, pid = run_parent(tmp_path / "trace.npy", start=start)
     time.sleep(0.1)
@@ -328,6 +329,7 @@ def test_however_the_parent_ends_no_sampler_is_left(tmp_path, then):
 def test_ctrl_c_at_the_terminal_reaches_the_parent_alone(tmp_path):
     """The sampler is in a session of its own, and the parent still stops it in order."""
     parent, pid = run_parent(tmp_path / "trace.npy", then=WAIT_FOR_CTRL_C)
+    assert parent.stdout.readline() == "waiting\n"
     os.killpg(parent.pid, signal.SIGINT)
     out, _ = parent.communicate(timeout=5)
     assert out.split() == ["True", "stopped"]

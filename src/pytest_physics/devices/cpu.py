@@ -141,9 +141,7 @@ def open_device(spec: DeviceSpec) -> CpuDevice:
     """Open the device; parameters ``pid`` (metered process) and ``root`` (file system with ``/proc`` and ``/sys``)."""
     unknown = set(spec.parameters) - _PARAMETERS
     if unknown:
-        raise ConfigurationError(
-            f"the cpu device has no parameter {', '.join(sorted(unknown))}; it has {', '.join(sorted(_PARAMETERS))}."
-        )
+        raise ConfigurationError(f"the cpu device has no parameter {', '.join(sorted(unknown))}; it has {', '.join(sorted(_PARAMETERS))}.")
     return CpuDevice(pid=spec.parameters.get("pid"), root=Path(spec.parameters.get("root", "/")))
 
 

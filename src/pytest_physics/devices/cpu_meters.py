@@ -241,9 +241,7 @@ class ThrottleMeter:
         self._files = [SourceFile(path) for path in _throttle_files(root, pid)]
         if not self._files:
             raise AbsentError("no control group of this process accounts a CPU quota (cpu.stat without throttled time).")
-        self.channels = (
-            channel("cgroup_throttled_ns", ReadingKind.COUNTER, 1.0, "cpu.stat of the control group and its parents"),
-        )
+        self.channels = (channel("cgroup_throttled_ns", ReadingKind.COUNTER, 1.0, "cpu.stat of the control group and its parents"),)
 
     def read(self) -> list[float]:
         """The one counter."""
@@ -285,9 +283,7 @@ def _throttle_files(root: Path, pid: int) -> list[Path]:
 def _cpu_groups(root: Path, pid: int) -> Iterator[tuple[str, str, str]]:
     """Mount point, its root, and the process's group, for each hierarchy that can throttle CPU time."""
     process = root / "proc" / str(pid)
-    groups = {
-        names: path for _, names, path in (line.split(":", 2) for line in (process / "cgroup").read_text().split("\n") if line)
-    }
+    groups = {names: path for _, names, path in (line.split(":", 2) for line in (process / "cgroup").read_text().split("\n") if line)}
     for line in (process / "mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         mount_root, mount_point = before.split()[3:5]
@@ -418,9 +414,7 @@ class RaplMeter:
     def __init__(self, root: Path) -> None:
         domains = [path for path in sorted((root / "sys/class/powercap").glob("intel-rapl:*")) if _is_package(path)]
         if not domains:
-            raise AbsentError(
-                "no RAPL package domain under /sys/class/powercap: a virtual machine, or a kernel without the driver."
-            )
+            raise AbsentError("no RAPL package domain under /sys/class/powercap: a virtual machine, or a kernel without the driver.")
         try:
             self._files = [SourceFile(domain / "energy_uj") for domain in domains]
         except PermissionError:

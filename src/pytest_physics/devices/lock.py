@@ -32,7 +32,7 @@ from pytest_physics.errors import DeviceBusyError
 
 LOCK_DIRECTORY = Path("/tmp") if os.path.isdir("/tmp") else Path(tempfile.gettempdir())  # noqa: S108, PTH112 -- see the module's docstring
 _READABLE_BYTES = 4096
-_SAFE_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_SAFE_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class DeviceLock:

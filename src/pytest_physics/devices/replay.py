@@ -170,8 +170,7 @@ def _period_ns(trace: Trace) -> int:
     ticks = int(trace.tick[-1] - trace.tick[0])
     if ticks < 1:
         raise DeviceUnavailableError(
-            f"the trace of '{trace.instrument}' has one sample and no run.json beside it: its period is unknown. "
-            "Replay another run."
+            f"the trace of '{trace.instrument}' has one sample and no run.json beside it: its period is unknown. Replay another run."
         )
     starts = trace.rows["t_before_ns"]
     return max(1, round(int(starts[-1] - starts[0]) / ticks))

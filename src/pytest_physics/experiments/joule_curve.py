@@ -59,7 +59,7 @@ class JouleCurve:
         """Energy per token in J/token: mean over the repetitions of one arm; ``kind`` is ``net`` or ``gross``."""
         arm = self._measured(Arm(phase=phase, batch=batch))
         if not self.energies.get(arm):
-            self.instrument.require("power_w")
+            self.instrument.require_metered()
         pairs = zip(self.windows[arm], self.energies[arm], strict=True)
         return mean([(energy.net if kind == "net" else energy.gross) / window.count("token") for window, energy in pairs])
 
@@ -119,7 +119,7 @@ def run_joule_curve(
         canaries_after = sweep.canaries()
     after = sweep.baselines()
     curve.canaries = (canaries_before, canaries_after)
-    if sweep.metered:
+    if instrument.metered:
         sweep.evaluate_energies(curve, (*before, *after))
     _record(curve)
     return curve
@@ -137,14 +137,9 @@ class _Sweep:
         self.calls: dict[Arm, int] = {}
 
     @property
-    def metered(self) -> bool:
-        """Whether the instrument can measure energy."""
-        return self.instrument.has("power_w") or self.instrument.has("energy_j")
-
-    @property
     def window_s(self) -> float:
         """Target length of a window."""
-        return self.settings.window_s if self.metered else self.settings.latency_s
+        return self.settings.window_s if self.instrument.metered else self.settings.latency_s
 
     def order(self) -> Iterator[Arm]:
         """A seeded order, forwards and backwards in turn."""
@@ -191,12 +186,12 @@ class _Sweep:
 
     def _rest(self) -> None:
         """Idle time between windows, so that readings of one do not reach into the next."""
-        if self.metered:
+        if self.instrument.metered:
             self.instrument.sleep(self.instrument.tail_ns / NS_PER_S)
 
     def baselines(self) -> tuple[BaselineRecord, ...]:
         """An idle baseline, where power can be measured."""
-        return (self.instrument.baseline(),) if self.metered and self.instrument.has("power_w") else ()
+        return (self.instrument.baseline(),) if self.instrument.metered and self.instrument.has("power_w") else ()
 
     def canaries(self) -> tuple[str, ...]:
         """Windows around fixed native work, on a real clock; they bound what no sensor shows."""

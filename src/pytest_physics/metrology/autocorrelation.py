@@ -1,4 +1,4 @@
-"""Uncertainty of the mean of an autocorrelated series: how many independent values are N readings worth?
+"""Uncertainty of the mean of an autocorrelated series, from its effective number of independent values.
 
 ``Var(mean) = s² / N_eff`` with ``N_eff = N / (1 + 2 Σ ρ_k)``. Dividing by √N instead covers 33 % of the time where 95 % is promised
 (AR(1) with ρ = 0.9, N = 60), so three estimators are computed and the largest uncertainty is taken:

@@ -210,7 +210,16 @@ class _Series:
         return nearest
 
     def gate(
-        self, name: str, measured: float | None, limit: float | None, unit: str, *, passed: bool, reason: str, remedy: str, warning: bool = False
+        self,
+        name: str,
+        measured: float | None,
+        limit: float | None,
+        unit: str,
+        *,
+        passed: bool,
+        reason: str,
+        remedy: str,
+        warning: bool = False,
     ) -> Gate:
         return Gate(
             name=name, scope=self.scope, measured=measured, limit=limit, unit=unit, passed=passed, reason=reason,
@@ -410,9 +419,7 @@ def _states_gate(series: _Series, name: str, what: str, column: FloatArray | Non
     values, counts = np.unique(column[np.isfinite(column)], return_counts=True)
     shares = counts / counts.sum()
     kept = shares >= series.limits.min_state_share
-    listed = ", ".join(
-        f"{_state_name(value, unit)} ({share:.0%})" for value, share in zip(values[kept][:6], shares[kept][:6], strict=True)
-    )
+    listed = ", ".join(f"{_state_name(value, unit)} ({share:.0%})" for value, share in zip(values[kept][:6], shares[kept][:6], strict=True))
     n_states = int(kept.sum())
     return series.gate(
         name, float(n_states), float(limit), "states", passed=n_states <= limit,

@@ -8,8 +8,8 @@ effective samples z would accept 6.1 % (`power-sensors` study, §3.4).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from scipy import special
@@ -62,8 +62,7 @@ def quality_gate(comparison: Comparison) -> Gate:
 
 def decide(comparison: Comparison, gates: Sequence[Gate] = ()) -> Decision:
     """Judge ``comparison`` under ``gates``, its estimate's own gates and the quality gate."""
-    everything = all_gates(comparison, gates)
-    failed = [gate for gate in everything if gate.refuses]
+    failed = [gate for gate in all_gates(comparison, gates) if gate.refuses]
     if failed:
         reason = "; ".join(f"{gate.name} ({gate.scope}): {gate.reason}" for gate in failed)
         return Decision(verdict=Verdict.INVALID, reason=reason, margin=None, guard_band=None, conformance=None)
@@ -71,8 +70,32 @@ def decide(comparison: Comparison, gates: Sequence[Gate] = ()) -> Decision:
 
 
 def all_gates(comparison: Comparison, gates: Sequence[Gate] = ()) -> tuple[Gate, ...]:
-    """Every gate that ``decide`` looks at, without repeats."""
-    return tuple(dict.fromkeys([quality_gate(comparison), *comparison.estimate.gates, *gates]))
+    """Every gate that ``decide`` looks at, without repeats; many of one kind and result stand as one, the worst of them."""
+    return condensed(dict.fromkeys([quality_gate(comparison), *comparison.estimate.gates, *gates]))
+
+
+def condensed(gates: Iterable[Gate]) -> tuple[Gate, ...]:
+    """Gates of equal name and result as one: the worst, with the number it stands for. In the order of first appearance."""
+    groups: dict[tuple[str, bool, bool], list[Gate]] = {}
+    for gate in gates:
+        groups.setdefault((gate.name, gate.passed, gate.warning), []).append(gate)
+    return tuple(_worst(group) for group in groups.values())
+
+
+def _worst(group: Sequence[Gate]) -> Gate:
+    if len(group) == 1:
+        return group[0]
+    worst = max(group, key=_severity)
+    return replace(worst, scope=f"{worst.scope}, the worst of {len(group)}")
+
+
+def _severity(gate: Gate) -> float:
+    """How near to its limit, or how far beyond, on a scale on which more is worse; what was not measured is worst."""
+    if gate.measured is None or gate.limit is None or math.isnan(gate.measured):
+        return math.inf
+    above = gate.measured > gate.limit
+    larger_is_worse = above != gate.passed or gate.measured == gate.limit
+    return (gate.measured - gate.limit) * (1.0 if larger_is_worse else -1.0)
 
 
 def _decide_interval(comparison: Comparison) -> Decision:

@@ -29,7 +29,7 @@ Reference: GUM (JCGM 100:2008); sensor timing after Yang, Adamek, Armour (arXiv 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -107,8 +107,16 @@ class _Windows:
     idle_dof: float
     u_clock_s: float
     n_updates: IntArray
+    above_j: FloatArray
+    """∫ (y − P_idle) from t0 to t1 + tail."""
+    centred_j: FloatArray
+    """∫ y over the window moved by the response's centroid."""
+    dispersion_w: FloatArray
+    """Standard deviation of the readings there."""
+    level_w: tuple[FloatArray, ...]
+    """Readings at t0, t0 + tail, t1 and t1 + tail."""
     step_w: FloatArray
-    """Scale of the power steps in the window, ΔP."""
+    """Scale of the power steps in the window, ΔP: the larger of mean above-idle power and rms reading."""
     interior_j: FloatArray
     """Under-sampling by scatter inside the window."""
 
@@ -161,11 +169,25 @@ def window_energy(
         Standard uncertainty between the host's stamps and the work on the device.
     """
     t0, t1 = window_bounds(t0_ns, t1_ns)
-    limits = (
-        limit_s(head_limit_ns, series.origin_ns, len(t0), -math.inf),
-        limit_s(tail_limit_ns, series.origin_ns, len(t0), math.inf),
-    )
-    windows = _prepare(series, t0, t1, idle=idle, limits_s=limits, u_clock_s=u_clock_s)
+    head_s = limit_s(head_limit_ns, series.origin_ns, len(t0), -math.inf)
+    tail_s = limit_s(tail_limit_ns, series.origin_ns, len(t0), math.inf)
+    order = np.argsort(t0, kind="stable")  # searches in order of time stay in the cache: twice as fast
+    limits = head_s[order], tail_s[order]
+    energies = _energies(series, t0[order], t1[order], idle=idle, limits_s=limits, u_clock_s=u_clock_s)
+    return energies.take(np.argsort(order, kind="stable"))
+
+
+def _energies(
+    series: PowerSeries,
+    t0: IntArray,
+    t1: IntArray,
+    *,
+    idle: IdlePower,
+    limits_s: tuple[FloatArray, FloatArray],
+    u_clock_s: float,
+) -> WindowEnergies:
+    """Both estimators for every window, the better one chosen."""
+    windows = _prepare(series, t0, t1, idle=idle, limits_s=limits_s, u_clock_s=u_clock_s)
     extended, shifted = _extended(series, windows), _shifted(series, windows)
     wins = extended.u_j() <= shifted.u_j()
     net = np.where(wins, extended.net_j, shifted.net_j)
@@ -191,7 +213,7 @@ def window_energy(
         longest_gap_s=series.gaps.longest_in_s(windows.t0_s, end_s),
         bracketed=bracketed,
         interrupted=np.zeros(len(t0), bool),
-        dispersion_w=series.moments(*_centred(series, windows))[1],
+        dispersion_w=windows.dispersion_w,
         coverage=series.coverage,
         idle=idle,
     )
@@ -208,39 +230,41 @@ def _prepare(
 ) -> _Windows:
     t0, t1 = seconds_since(t0_ns, series.origin_ns), seconds_since(t1_ns, series.origin_ns)
     n_updates = np.searchsorted(series.update_s, t1, side="right") - np.searchsorted(series.update_s, t0, side="left")
-    windows = _Windows(
+    idle_w = idle.at((t0_ns + t1_ns) // 2)
+    tail_s = series.sensor.tail_s
+    above_j = series.integral_j(t1 + tail_s) - series.integral_j(t0) - idle_w * (t1 + tail_s - t0)
+    shift_s = _centroid_s(series.sensor)
+    mean, deviation = series.moments(t0 + shift_s, t1 + shift_s)
+    step = np.maximum(np.abs(above_j) / (t1 - t0), np.hypot(mean - idle_w, deviation))
+    return _Windows(
         t0_s=t0,
         t1_s=t1,
         head_limit_s=limits_s[0],
         tail_limit_s=limits_s[1],
-        idle_w=idle.at((t0_ns + t1_ns) // 2),
+        idle_w=idle_w,
         u_idle_w=idle.u_with_drift_w,
         idle_dof=idle.dof,
         u_clock_s=u_clock_s,
         n_updates=n_updates,
-        step_w=np.zeros(len(t0)),
+        above_j=above_j,
+        centred_j=mean * (t1 - t0),
+        dispersion_w=deviation,
+        level_w=tuple(series.level_at_w(t) for t in (t0, t0 + tail_s, t1, t1 + tail_s)),
+        step_w=np.maximum(step, _possibly_missed_w(series, n_updates, idle_w)),
         interior_j=_interior_scatter(series, t0, t1),
     )
-    return replace(windows, step_w=_step_scale(series, windows))
 
 
-def _centred(series: PowerSeries, windows: _Windows) -> tuple[FloatArray, FloatArray]:
-    """The window as the readings see it: later by the centroid of the sensor's response."""
-    sensor = series.sensor
-    shift_s = sensor.delay_s + sensor.window_s / 2 + sensor.lag_s + sensor.update_period_s / 2
-    return windows.t0_s + shift_s, windows.t1_s + shift_s
+def _centroid_s(sensor: SensorModel) -> float:
+    """How much later than the power its readings stand, on average: c = d + W/2 + τ + T/2."""
+    return sensor.delay_s + sensor.window_s / 2 + sensor.lag_s + sensor.update_period_s / 2
 
 
-def _step_scale(series: PowerSeries, windows: _Windows) -> FloatArray:
-    """ΔP: the larger of mean above-idle power and rms reading; the largest reading where the sensor may have missed the event."""
-    extended_j = series.integral_j(windows.t1_s + series.sensor.tail_s) - series.integral_j(windows.t0_s)
-    above_j = extended_j - windows.idle_w * (windows.length_s + series.sensor.tail_s)
-    mean, deviation = series.moments(*_centred(series, windows))
-    scale = np.maximum(np.abs(above_j) / windows.length_s, np.hypot(mean - windows.idle_w, deviation))
-    if series.coverage < 1:
-        largest = max(float(np.max(series.level_w)), series.mean_w) - windows.idle_w
-        scale = np.where(windows.n_updates < 2, np.maximum(scale, largest), scale)
-    return scale
+def _possibly_missed_w(series: PowerSeries, n_updates: IntArray, idle_w: FloatArray) -> FloatArray:
+    """Where a sensor that looks away may have missed the event altogether: the largest step it ever showed."""
+    if series.coverage >= 1:
+        return np.zeros(len(n_updates))
+    return np.where(n_updates < 2, float(np.max(series.level_w)) - idle_w, 0.0)
 
 
 def _interior_scatter(series: PowerSeries, t0_s: FloatArray, t1_s: FloatArray) -> FloatArray:
@@ -259,16 +283,15 @@ def _extended(series: PowerSeries, w: _Windows) -> _Candidate:
     sensor = series.sensor
     end_s = w.t1_s + sensor.tail_s
     length_s = end_s - w.t0_s
-    net = series.integral_j(end_s) - series.integral_j(w.t0_s) - w.idle_w * length_s
     clear = (w.head_limit_s + sensor.tail_s <= w.t0_s) & (end_s <= w.tail_limit_s + sensor.delay_s)
     seen = (w.t0_s >= series.first_s) & (end_s <= series.last_s)
-    net = np.where(clear & seen, net, np.nan)
+    net = np.where(clear & seen, w.above_j, np.nan)
     timing_s = math.sqrt(2 * min(1.0, series.step_s / max(sensor.effective_window_s, 1e-9))) * series.change_jitter_s
     edges = root_sum_square(
         w.step_w * timing_s,
         w.step_w * sensor.u_update_period_s,
         w.step_w * sensor.lag_s * LAG_REST,
-        _rest_above_idle_j(series, w, end_s),
+        _rest_above_idle_j(series, w),
     )
     ripple = math.sqrt(2) * edge_ripple_s(sensor, series.step_s) * w.step_w
     zero = np.zeros(len(net))
@@ -278,11 +301,11 @@ def _extended(series: PowerSeries, w: _Windows) -> _Candidate:
     return _Candidate(gross_j=net + w.idle_w * w.length_s, net_j=net, end_s=end_s, terms=terms)
 
 
-def _rest_above_idle_j(series: PowerSeries, w: _Windows, end_s: FloatArray) -> FloatArray:
+def _rest_above_idle_j(series: PowerSeries, w: _Windows) -> FloatArray:
     """Energy that is not the window's, if readings above idle at the ends stood for as long as they can; rectangular."""
     floor = NOISE_FLOOR_FACTOR * math.hypot(series.noise_w, w.u_idle_w, series.sensor.resolution_w)
-    before = np.abs(series.level_at_w(w.t0_s) - w.idle_w)
-    after = np.abs(series.level_at_w(end_s) - w.idle_w)
+    before = np.abs(w.level_w[0] - w.idle_w)
+    after = np.abs(w.level_w[3] - w.idle_w)
     head_s = series.sensor.tail_s - series.sensor.update_period_s
     total = np.where(before > floor, before, 0.0) * head_s + np.where(after > floor, after, 0.0) * series.sensor.tail_s
     rest: FloatArray = total / math.sqrt(3)
@@ -292,13 +315,12 @@ def _rest_above_idle_j(series: PowerSeries, w: _Windows, end_s: FloatArray) -> F
 def _shifted(series: PowerSeries, w: _Windows) -> _Candidate:
     """Readings over the window moved by the response's centroid, with what steps at the edges lose to its width."""
     sensor = series.sensor
-    start_s, end_s = _centred(series, w)
+    end_s = w.t1_s + _centroid_s(sensor)
     width_s = math.sqrt((sensor.window_s**2 + series.step_s**2) / 12 + sensor.lag_s**2)
     loss_s = HALF_MEAN_DEVIATION * width_s
     long = w.length_s >= sensor.tail_s
-    rise = series.level_at_w(w.t0_s + sensor.tail_s) - series.level_at_w(w.t0_s)
-    fall = series.level_at_w(w.t1_s) - series.level_at_w(w.t1_s + sensor.tail_s)
-    gross = series.integral_j(end_s) - series.integral_j(start_s) + np.where(long, (rise + fall) * loss_s, 0.0)
+    rise, fall = w.level_w[1] - w.level_w[0], w.level_w[2] - w.level_w[3]
+    gross = w.centred_j + np.where(long, (rise + fall) * loss_s, 0.0)
     seen = (w.t0_s >= series.first_s) & (end_s <= series.last_s)
     gross = np.where(seen, gross, np.nan)
     # shorter than the response, nothing tells steps from one another: the whole event may lie outside the shifted window

@@ -83,9 +83,7 @@ def _independent_residuals(values: FloatArray, upper: NDArray[np.bool_]) -> floa
     return series_mean(values - centres).n_eff
 
 
-def _expectation_maximisation(
-    values: FloatArray, floor: float
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, float]:
+def _expectation_maximisation(values: FloatArray, floor: float) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, float]:
     """Weights, means, variances (2,), responsibilities (2, N) and mean log-likelihood per reading."""
     responsibility = _best_split(values)
     previous = -math.inf

@@ -92,13 +92,14 @@ def _extreme_share(
     )
     if not result.success:
         raise ValueError(f"no share could be computed for mean {mean} and standard deviation {sd}: {result.message}")
-    return min(1.0, max(0.0, sign * float(result.fun)))
+    share: float = result.fun if result.fun is not None else math.nan
+    return min(1.0, max(0.0, sign * share))
 
 
 def summary_gates(
     mean_w: float, sd_w: float, minimum_w: float, maximum_w: float, *, n: int, ddof: int = 1, scope: str = "baseline"
 ) -> tuple[Gate, ...]:
-    """Gates for an idle power of which only the summary was stored: is it possible, and can it be one level?
+    """Gates for an idle power of which only the summary was stored: it must be possible, and may be one level.
 
     ``n`` is the number of readings and ``ddof`` the one used for ``sd_w``; raises ``ValueError`` unless n > ddof and n > 0.
     """

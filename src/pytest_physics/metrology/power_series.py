@@ -136,28 +136,36 @@ class PowerSeries:
 
     def integral_j(self, t_s: FloatArray) -> FloatArray:
         """∫ y from the origin to ``t_s``."""
-        return np.interp(t_s, self.edge_s, self.energy_j)
+        index, since_s = self._place(t_s)
+        total: FloatArray = self.energy_j[index] + self.level_w[index] * since_s
+        return total
+
+    def _place(self, t_s: FloatArray) -> tuple[IntArray, FloatArray]:
+        """Level at ``t_s``, and the time since it began; what lies outside the series is moved to its ends."""
+        inside = np.clip(t_s, self.edge_s[0], self.edge_s[-1])
+        index = np.clip(np.searchsorted(self.edge_s, inside, side="right") - 1, 0, len(self.level_w) - 1)
+        return index, inside - self.edge_s[index]
 
     def level_at_w(self, t_s: FloatArray) -> FloatArray:
         """Reading that stands at ``t_s``."""
-        index = np.searchsorted(self.edge_s, t_s, side="right") - 1
-        levels: FloatArray = self.level_w[np.clip(index, 0, len(self.level_w) - 1)]
+        levels: FloatArray = self.level_w[self._place(t_s)[0]]
         return levels
 
     def moments(self, from_s: FloatArray, to_s: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Time-weighted mean and standard deviation of the readings over ``[from, to]``; NaN where that is empty."""
         length = np.where(to_s > from_s, to_s - from_s, np.nan)
-        mean = (self.integral_j(to_s) - self.integral_j(from_s)) / length
-        square = (np.interp(to_s, self.edge_s, self.square_j) - np.interp(from_s, self.edge_s, self.square_j)) / length
-        return mean, np.sqrt(np.maximum(square - np.square(mean - self.mean_w), 0.0))
+        (first, first_s), (last, last_s) = self._place(from_s), self._place(to_s)
+        energy_j = self.energy_j[last] + self.level_w[last] * last_s - self.energy_j[first] - self.level_w[first] * first_s
+        begun = self.square_j[first] + np.square(self.level_w[first] - self.mean_w) * first_s
+        ended = self.square_j[last] + np.square(self.level_w[last] - self.mean_w) * last_s
+        mean = energy_j / length
+        return mean, np.sqrt(np.maximum((ended - begun) / length - np.square(mean - self.mean_w), 0.0))
 
 
 def valid_samples(t_ns: IntArray, values: FloatArray) -> tuple[IntArray, FloatArray]:
     """Samples that were read; raises ``ValueError`` for shapes that do not pair or time that runs backwards."""
     if t_ns.ndim != 1 or t_ns.shape != values.shape:
-        raise ValueError(
-            f"sample instants and values must be one-dimensional and of equal length (got {t_ns.shape}, {values.shape})."
-        )
+        raise ValueError(f"sample instants and values must be one-dimensional and of equal length (got {t_ns.shape}, {values.shape}).")
     if len(t_ns) > 1 and not np.all(t_ns[1:] >= t_ns[:-1]):
         raise ValueError("sample instants must not decrease; sort the samples, or check that they come from one clock.")
     valid = np.isfinite(values)
@@ -167,9 +175,7 @@ def valid_samples(t_ns: IntArray, values: FloatArray) -> tuple[IntArray, FloatAr
 def _edges(t_ns: IntArray, starts: IntArray, period_s: float) -> FloatArray:
     """Boundaries of the levels: first sample, changes, last sample."""
     origin_ns = int(t_ns[0])
-    changes = change_instants(
-        seconds_since(t_ns[starts[1:] - 1], origin_ns), seconds_since(t_ns[starts[1:]], origin_ns), period_s
-    )
+    changes = change_instants(seconds_since(t_ns[starts[1:] - 1], origin_ns), seconds_since(t_ns[starts[1:]], origin_ns), period_s)
     return np.concatenate([np.zeros(1), changes, seconds_since(t_ns[-1:], origin_ns)])
 
 

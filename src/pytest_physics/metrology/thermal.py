@@ -1,4 +1,4 @@
-"""Heat soak: has a device under load reached thermal equilibrium, will it in time, and will it stay cool enough?
+"""Heat soak: whether a device under load is in thermal equilibrium, will be in time, and will stay cool enough.
 
 A sensor of resolution q cannot say much about a slope in a short window, whatever the sample rate: a ramp s crosses n steps in a window w
 with (n − 1) q/w < |s| < (n + 1) q/w, and a least-squares line through one step in mid-window reads 1.5 q/w. To certify 0.5 °C/min with a
@@ -90,7 +90,15 @@ class SoakLimits:
 
     def __post_init__(self) -> None:
         """Refuse limits without meaning."""
-        for name in ("slope_c_per_min", "confident_slope_c_per_min", "window_s", "window_floor_s", "time_constants", "budget_s", "near_plateau_c"):
+        for name in (
+            "slope_c_per_min",
+            "confident_slope_c_per_min",
+            "window_s",
+            "window_floor_s",
+            "time_constants",
+            "budget_s",
+            "near_plateau_c",
+        ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"'{name}' must be > 0 (got {getattr(self, name)}).")
         if self.confident_slope_c_per_min > self.slope_c_per_min:
@@ -280,17 +288,18 @@ def _binned(t: FloatArray, y: FloatArray, bins: int) -> tuple[FloatArray, FloatA
 
 
 def _approach(parameters: FloatArray, t: FloatArray) -> FloatArray:
-    final, amplitude, log_tau = parameters
-    curve: FloatArray = final - amplitude * np.exp(-t / math.exp(log_tau))
-    return curve
+    final, amplitude, log_tau = parameters.tolist()
+    return np.asarray(final - amplitude * np.exp(-t / math.exp(log_tau)), dtype=np.float64)
 
 
 def _fit(t: FloatArray, y: FloatArray, tau_s: float, scale_c: float) -> optimize.OptimizeResult:
-    start = [float(y[-1]), float(y[-1] - y[0]), math.log(tau_s)]
+    def residuals(parameters: FloatArray) -> FloatArray:
+        return _approach(parameters, t) - y
+
     lower, upper = (math.log(bound) for bound in TAU_BOUNDS_S)
     return optimize.least_squares(
-        lambda parameters: _approach(parameters, t) - y,
-        start,
+        residuals,
+        [float(y[-1]), float(y[-1] - y[0]), math.log(tau_s)],
         bounds=([-np.inf, -np.inf, lower], [np.inf, np.inf, upper]),
         loss="soft_l1",
         f_scale=scale_c,

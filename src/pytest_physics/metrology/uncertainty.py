@@ -22,6 +22,8 @@ from scipy import special
 from pytest_physics.metrology.quality import Provenance, Quality
 from pytest_physics.units import Unit, quantity_text
 
+UNRECORDED = "unrecorded"
+"""Operation of a recipe that does not exist: nobody can compute such an estimate again, and no claim accepts it."""
 COVERAGE = 0.95
 """Coverage probability of every stated interval."""
 
@@ -132,7 +134,7 @@ class Estimate:
     estimator: str = ""
     """Name of the estimator behind the value, never silent: "counter", "extended window", …"""
     gates: tuple[Gate, ...] = ()
-    recipe: Recipe = field(default_factory=lambda: Recipe(op="given"))
+    recipe: Recipe = field(default_factory=lambda: Recipe(op=UNRECORDED))
 
     @classmethod
     def exact(cls, value: float, unit: str = "1") -> Estimate:
@@ -349,9 +351,13 @@ def _merged(components: Iterable[Component]) -> tuple[Component, ...]:
 
 
 def _effective_dof(components: Sequence[Component]) -> float:
-    variance = sum(c.contribution**2 for c in components)
-    weighted = sum(c.contribution**4 / c.dof for c in components)
-    return variance**2 / weighted if weighted > 0 else math.inf
+    largest = max((abs(c.contribution) for c in components), default=0.0)
+    if not largest > 0:
+        return math.inf
+    # relative to the largest: fourth powers of picojoules would underflow, and one component keeps its ν to the last digit
+    shares = [(c.contribution / largest, c.dof) for c in components]
+    weighted = sum(share**4 / dof for share, dof in shares)
+    return sum(share**2 for share, _ in shares) ** 2 / weighted if weighted > 0 else math.inf
 
 
 def _estimate(value: Estimate | float, unit: str) -> Estimate:

@@ -34,6 +34,8 @@ MAX_SKIPPED_TICKS = 50
 """A longer stretch without a change starts a new comb: the period is not known well enough to count across it."""
 SMOOTHING_CHANGES = 16
 """Changes on each side that share their knowledge of the comb's phase."""
+REFINING_CHANGES = 100_000
+"""Changes from which the period is refined, at most."""
 MAX_PERIOD_CORRECTION = 0.05
 """The period is refined from the data by at most this share."""
 
@@ -153,7 +155,7 @@ def comb_is_visible(interval_s: float, update_period_s: float) -> bool:
 
 def _on_comb(t_s: FloatArray, period_s: float) -> tuple[FloatArray, float]:
     """Instants ``t_s`` moved onto their comb, and the refined period."""
-    comb = _number(t_s, period_s)
+    comb = _number(t_s[:REFINING_CHANGES], period_s)
     weight = float(comb.tick @ comb.tick)
     refined_s = float(comb.tick @ comb.time_s) / weight if weight > 0 else period_s
     if abs(refined_s / period_s - 1) > MAX_PERIOD_CORRECTION:
@@ -180,12 +182,11 @@ def _number(t_s: FloatArray, period_s: float) -> _Comb:
 
 def _local_mean(values: FloatArray, segment: IntArray) -> FloatArray:
     """Mean over the neighbours of each value in its own segment."""
-    n = len(values)
-    position = np.arange(n)
-    starts = np.searchsorted(segment, segment, side="left")
-    stops = np.searchsorted(segment, segment, side="right")
-    low = np.maximum(position - SMOOTHING_CHANGES, starts)
-    high = np.minimum(position + SMOOTHING_CHANGES + 1, stops)
+    position = np.arange(len(values))
+    stops = np.cumsum(np.bincount(segment))
+    starts = np.append(0, stops[:-1])
+    low = np.maximum(position - SMOOTHING_CHANGES, starts[segment])
+    high = np.minimum(position + SMOOTHING_CHANGES + 1, stops[segment])
     total = np.concatenate([np.zeros(1), np.cumsum(values)])
     mean: FloatArray = (total[high] - total[low]) / (high - low)
     return mean

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -172,6 +172,14 @@ class WindowEnergies:
     def duration_s(self) -> FloatArray:
         """Length of each window."""
         return (self.t1_ns - self.t0_ns) / 1e9
+
+    def take(self, index: IntArray) -> WindowEnergies:
+        """Windows ``index``, in that order."""
+        arrays: dict[str, Any] = {
+            item.name: value[index] for item in fields(self) if isinstance(value := getattr(self, item.name), np.ndarray)
+        }
+        terms = {label: replace(term, gross_j=term.gross_j[index], net_j=term.net_j[index]) for label, term in self.terms.items()}
+        return replace(self, terms=terms, **arrays)
 
     def u_net_j(self) -> FloatArray:
         """Standard uncertainty of net energy, common scale apart."""

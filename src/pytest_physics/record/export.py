@@ -22,7 +22,7 @@ from pytest_physics.errors import ChannelUnavailableError, ConfigurationError, R
 from pytest_physics.metrology.quality import Quality
 from pytest_physics.metrology.uncertainty import Estimate
 from pytest_physics.record.data import RecordedRun
-from pytest_physics.record.schema import BaselineRecord, WindowRecord, finite_or_none
+from pytest_physics.record.schema import BaselineRecord, Record, WindowRecord, finite_or_none
 from pytest_physics.record.window_energy import energy_estimate
 from pytest_physics.sampling.trace import Trace
 
@@ -147,7 +147,7 @@ def _metadata(run: RecordedRun, path: Path) -> Path:
 
 def _parquet(run: RecordedRun, output: Path) -> Iterator[Path]:
     try:
-        import pyarrow as arrow  # noqa: PLC0415 -- an optional extra
+        import pyarrow as pa  # noqa: PLC0415 -- an optional extra
         from pyarrow import parquet  # noqa: PLC0415
     except ImportError:
         raise ConfigurationError("Parquet needs pyarrow: pip install 'pytest-physics[parquet]'.") from None
@@ -158,13 +158,14 @@ def _parquet(run: RecordedRun, output: Path) -> Iterator[Path]:
         columns = {column: np.ascontiguousarray(rows[column]) for column in (rows.dtype.names or ()) if column != "errors"}
         errors = {f"{channel}_error": np.ascontiguousarray(trace.errors(channel)) for channel in trace.channels}
         tables[f"trace-{name}"] = {**columns, **errors}
-    for name, records in {"windows": run.reader.windows, "results": run.reader.results, "claims": run.reader.claims}.items():
+    recorded: dict[str, Sequence[Record]] = {"windows": run.reader.windows, "results": run.reader.results, "claims": run.reader.claims}
+    for name, records in recorded.items():
         dumped = [record.model_dump(mode="json") for record in records]
         keys = list(dumped[0]) if dumped else ["id"]
         tables[name] = {key: [_flat(item[key]) for item in dumped] for key in keys}
     for name, table in tables.items():
         path = output / f"{name}.parquet"
-        parquet.write_table(arrow.table(table), path)
+        parquet.write_table(pa.table(table), path)
         yield path
 
 

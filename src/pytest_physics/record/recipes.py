@@ -25,17 +25,18 @@ from pytest_physics.metrology.curves import LINEAR_LAW
 from pytest_physics.metrology.host import HOST_LIMITS, canary_gate, host_gates
 from pytest_physics.metrology.quality import Provenance, Quality
 from pytest_physics.metrology.thermal import SoakAssessment, SoakLimits, assess_soak
+from pytest_physics.metrology.throttle import clock_parity
 from pytest_physics.metrology.uncertainty import ARITHMETIC, Component, Estimate, Gate, Recipe, coverage_factor
 from pytest_physics.metrology.updates import distinct_updates
 from pytest_physics.record.data import RunData
 from pytest_physics.record.schema import BaselineRecord, GateRecord, PhaseRecord, WindowRecord, finite_or_none
-from pytest_physics.record.window_energy import energy_estimate, true_energy, true_energy_between
+from pytest_physics.record.window_energy import energy_estimate, energy_reach_ns, true_energy, true_energy_between
 from pytest_physics.sampling.statistics import sampler_statistics
 from pytest_physics.sampling.trace import Trace
 
 Parameters = Mapping[str, Any]
 Leaf = Callable[[Parameters, RunData], Estimate]
-Truth = Callable[[Parameters, RunData], float | None]
+Truth = Callable[[Parameters, RunData], Estimate | None]
 
 LEAVES: dict[str, Leaf] = {}
 TRUTHS: dict[str, Truth] = {}
@@ -46,7 +47,7 @@ def evaluate(recipe: Recipe, data: RunData) -> Estimate:
     """Compute ``recipe`` from ``data``; raises ``RecordError`` for an operation this version does not know."""
     if recipe.op in COMPOSITES:
         estimate = COMPOSITES[recipe.op]([evaluate(part, data) for part in recipe.inputs], **recipe.parameters)
-        return replace(estimate, recipe=recipe)
+        return replace(estimate, recipe=recipe, gates=(*estimate.gates, *_parity_gates(recipe, data)))
     if recipe.op not in LEAVES:
         raise RecordError(f"unknown recipe '{recipe.op}'; use the pytest-physics version that wrote this run.")
     return replace(LEAVES[recipe.op](recipe.parameters, data), recipe=recipe)
@@ -54,14 +55,21 @@ def evaluate(recipe: Recipe, data: RunData) -> Estimate:
 
 def true_value(recipe: Recipe, data: RunData) -> float | None:
     """The twin's true value of ``recipe``; None where some input has no known truth."""
-    if recipe.op in COMPOSITES:
-        parts = [true_value(part, data) for part in recipe.inputs]
-        if any(part is None for part in parts):
-            return None
-        exact = [Estimate.exact(part or 0.0, evaluate(r, data).unit) for part, r in zip(parts, recipe.inputs, strict=True)]
-        return COMPOSITES[recipe.op](exact, **recipe.parameters).value
-    truth = TRUTHS.get(recipe.op)
-    return truth(recipe.parameters, data) if truth else None
+    truth = _truth(recipe, data)
+    return None if truth is None else truth.value
+
+
+def _truth(recipe: Recipe, data: RunData) -> Estimate | None:
+    if recipe.op in TRUTHS:
+        return TRUTHS[recipe.op](recipe.parameters, data)
+    parts = [part for part in (_truth(part, data) for part in recipe.inputs) if part is not None]
+    if recipe.op not in COMPOSITES or len(parts) != len(recipe.inputs):
+        return None
+    return COMPOSITES[recipe.op](parts, **recipe.parameters)
+
+
+def _exactly(value: float | None, unit: str) -> Estimate | None:
+    return None if value is None else Estimate.exact(value, unit)
 
 
 def evidence(recipe: Recipe) -> tuple[str, ...]:
@@ -75,6 +83,56 @@ def evidence(recipe: Recipe) -> tuple[str, ...]:
             paths.append(f"trace-{name.partition('-')[0]}.npy")
             paths += {"w": [f"windows.jsonl#{name}"], "b": [f"baseline.json#{name}"], "p": [f"run.json#{name}"]}.get(kind, [])
     return tuple(dict.fromkeys(paths))
+
+
+def _parity_gates(recipe: Recipe, data: RunData) -> tuple[Gate, ...]:
+    """Where energies of different windows of one device are compared, they must have run at the same clock."""
+    if recipe.op not in {"divide", "subtract"}:
+        return ()
+    first, second = (_energy_windows(part) for part in recipe.inputs)
+    if not first or not second or first & second:
+        return ()
+    instruments = {data.window(name).instrument for name in first | second}
+    if len(instruments) > 1 or not data.trace(next(iter(instruments))).has("sm_clock_hz"):
+        return ()
+    arms = {_arm_name(group, data): _median_clock(group, data) for group in (first, second)}
+    return (clock_parity(arms, scope=" against ".join(arms)),) if len(arms) == 2 else ()
+
+
+def _energy_windows(recipe: Recipe) -> frozenset[str]:
+    return frozenset(str(part.parameters["window"]) for part in recipe.leaves() if part.op == "window.energy")
+
+
+def _arm_name(windows: frozenset[str], data: RunData) -> str:
+    """Name and labels of the windows of one arm, repetitions apart."""
+    window = data.window(min(windows))
+    labels = ", ".join(f"{key} {value}" for key, value in window.labels.items() if key not in {"repetition", "phase"})
+    return f"{window.name} {labels}".strip()
+
+
+def _median_clock(windows: frozenset[str], data: RunData) -> float:
+    parts = []
+    for name in sorted(windows):
+        window = data.window(name)
+        parts.append(data.trace(window.instrument).between(window.t0_ns, window.t1_ns).values("sm_clock_hz"))
+    clocks = np.concatenate(parts)
+    known = clocks[np.isfinite(clocks)]
+    return float(np.median(known)) if len(known) else math.nan
+
+
+def latest_needed(recipe: Recipe, data: RunData) -> dict[str, int]:
+    """Instant up to which each instrument must have been sampled before ``recipe`` can be computed for good."""
+    needed: dict[str, int] = {}
+    for part in recipe.leaves():
+        names = [*part.parameters.get("windows", ()), *(part.parameters[key] for key in ("window",) if key in part.parameters)]
+        spans = [(w.instrument, w.t1_ns) for w in map(data.window, names)]
+        if "phase" in part.parameters:
+            phase = data.phase(part.parameters["phase"])
+            spans.append((phase.instrument, phase.t1_ns or phase.t0_ns))
+        for instrument, t1_ns in spans:
+            reach_ns = energy_reach_ns(data.sensor(instrument)) if part.op == "window.energy" else 0
+            needed[instrument] = max(needed.get(instrument, 0), t1_ns + reach_ns)
+    return needed
 
 
 def gates_of(requirement: Recipe, data: RunData) -> tuple[Gate, ...]:
@@ -99,7 +157,11 @@ def leaf(op: str, *, truth: Truth | None = None) -> Callable[[Leaf], Leaf]:
 # --- numbers that are not measured -----------------------------------------------------------------------------------
 
 
-@leaf("constant", truth=lambda parameters, _: float(parameters["value"]))
+def _constant_truth(parameters: Parameters, _data: RunData) -> Estimate:
+    return Estimate.exact(parameters["value"], parameters["unit"])
+
+
+@leaf("constant", truth=_constant_truth)
 def _constant(parameters: Parameters, _data: RunData) -> Estimate:
     return Estimate.exact(parameters["value"], parameters["unit"])
 
@@ -120,12 +182,12 @@ def _given(parameters: Parameters, _data: RunData) -> Estimate:
 # --- windows ---------------------------------------------------------------------------------------------------------
 
 
-def _window_truth(parameters: Parameters, data: RunData) -> float:
+def _duration_truth(parameters: Parameters, data: RunData) -> Estimate:
     window = data.window(parameters["window"])
-    return (window.t1_ns - window.t0_ns) / NS_PER_S
+    return Estimate.exact((window.t1_ns - window.t0_ns) / NS_PER_S, "s")
 
 
-@leaf("window.duration", truth=_window_truth)
+@leaf("window.duration", truth=_duration_truth)
 def window_duration(parameters: Parameters, data: RunData) -> Estimate:
     """Length of one window in seconds; both ends carry the clock's resolution."""
     window = data.window(parameters["window"])
@@ -157,14 +219,18 @@ def _clock_runs(window: WindowRecord) -> tuple[Gate, ...]:
     )  # fmt: skip
 
 
-@leaf("window.work", truth=lambda parameters, data: float(data.window(parameters["window"]).work[parameters["work"]]))
-def window_work(parameters: Parameters, data: RunData) -> Estimate:
-    """Counted work of one window; exact."""
+def _work(parameters: Parameters, data: RunData) -> Estimate:
     name = str(parameters["work"])
     return Estimate.exact(data.window(parameters["window"]).work[name], name.removesuffix("s"))
 
 
-@leaf("windows.time_per_work", truth=lambda p, d: float(np.median(_times_per_work(p, d))))
+@leaf("window.work", truth=_work)
+def window_work(parameters: Parameters, data: RunData) -> Estimate:
+    """Counted work of one window; exact."""
+    return _work(parameters, data)
+
+
+@leaf("windows.time_per_work")
 def windows_time_per_work(parameters: Parameters, data: RunData) -> Estimate:
     """Median over windows of duration per counted work, with the distribution-free interval of the median (order statistics)."""
     windows = [data.window(name) for name in parameters["windows"]]
@@ -237,7 +303,7 @@ def _canary_gates(
 # --- energy ----------------------------------------------------------------------------------------------------------
 
 
-@leaf("window.energy", truth=lambda parameters, data: true_energy(parameters, data))
+@leaf("window.energy", truth=lambda parameters, data: _exactly(true_energy(parameters, data), "J"))
 def window_energy(parameters: Parameters, data: RunData) -> Estimate:
     """Gross or net energy of one window, from its counter or its power readings."""
     window = data.window(parameters["window"])
@@ -356,7 +422,11 @@ def _true_mean_power(data: RunData, phase: PhaseRecord) -> float | None:
     return energy / ((t1_ns - phase.t0_ns) / NS_PER_S) if energy is not None and t1_ns > phase.t0_ns else None
 
 
-@leaf("baseline.power", truth=lambda p, d: _true_mean_power(d, d.phase(d.baseline(p["baseline"]).phase)))
+def _baseline_truth(parameters: Parameters, data: RunData) -> Estimate | None:
+    return _exactly(_true_mean_power(data, data.phase(data.baseline(parameters["baseline"]).phase)), "W")
+
+
+@leaf("baseline.power", truth=_baseline_truth)
 def baseline_power(parameters: Parameters, data: RunData) -> Estimate:
     """Idle power of one baseline in watts."""
     record = data.baseline(parameters["baseline"])

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_physics.errors import PhysicsError, RecordError
-from pytest_physics.metrology.decision import Verdict, all_gates, decide
+from pytest_physics.metrology.decision import Verdict, all_gates, condensed, decide
 from pytest_physics.metrology.uncertainty import Comparison, Gate, Recipe
 from pytest_physics.record import reader
 from pytest_physics.record.data import RecordedRun
@@ -160,7 +160,7 @@ def _recomputed_result(run: RecordedRun, record: ResultRecord) -> Iterator[Findi
     estimate = evaluate(recipe, run)
     recorded = record.estimate.model_dump(mode="json")
     yield from _differences(f"{where}.estimate", recorded, EstimateRecord.of(estimate).model_dump(mode="json"))
-    gates = [GateRecord.of(gate).model_dump(mode="json") for gate in estimate.gates]
+    gates = [GateRecord.of(gate).model_dump(mode="json") for gate in condensed(estimate.gates)]
     yield from _differences(f"{where}.gates", [gate.model_dump(mode="json") for gate in record.gates], gates)
     yield from _differences(f"{where}.truth", record.truth, finite_or_none(true_value(recipe, run)))
 
@@ -224,9 +224,22 @@ def _report(run: RecordedRun) -> Items:
         embedded = json.loads(found.group(1))
     except ValueError as error:
         raise RecordError(f"{path}: its data are not JSON ({error})") from error
-    claims = [claim.model_dump(mode="json") for claim in run.reader.claims]
-    yield from _differences("report.html: claims", embedded.get("claims"), claims)
-    yield None
+    shown = {(claim.get("id"), claim.get("attempt")): claim for claim in embedded.get("claims", ())}
+    recorded = {(claim.id, claim.attempt): claim.model_dump(mode="json") for claim in run.reader.claims}
+    for missing in recorded.keys() ^ shown.keys():
+        yield Finding(where=reader.REPORT, problem=f"shows other claims than claims.jsonl: {missing[0]}, attempt {missing[1]}")
+    for key in recorded.keys() & shown.keys():
+        yield from _shown_as_recorded(f"report.html: {key[0]}", recorded[key], shown[key])
+        yield None
+
+
+def _shown_as_recorded(where: str, recorded: dict[str, Any], shown: dict[str, Any]) -> Iterator[Finding]:
+    """The report carries a part of each claim; that part must be the recorded one."""
+    for key in recorded.keys() & shown.keys():
+        if isinstance(recorded[key], dict) and isinstance(shown[key], dict):
+            yield from _shown_as_recorded(f"{where}.{key}", recorded[key], shown[key])
+        else:
+            yield from _differences(f"{where}.{key}", recorded[key], shown[key])
 
 
 CHECKS = {

@@ -90,7 +90,14 @@ def energy_estimate(
         max_gap_s=data.settings.sampling.max_gap_s,
     )
     estimate = made.gross if kind == "gross" else made.net
-    return _with_gates(estimate, _state_gates(around, energies, baseline))
+    if baseline is None and kind == "net":
+        estimate = replace(estimate, value=math.nan, quality=Quality.NO_DATA, gates=(no_baseline_gate(window),))
+    return replace(estimate, gates=(*estimate.gates, *_state_gates(around, baseline)))
+
+
+def energy_reach_ns(sensor: SensorModel | None) -> int:
+    """How long after a window samples are still used: two tails of the sensor, and what shows the idle level there."""
+    return NS_PER_S if sensor is None else round((2 * sensor.tail_s + BESIDE_UPDATES * sensor.update_period_s) * NS_PER_S)
 
 
 def idle_of(baselines: Sequence[BaselineRecord]) -> IdlePower | None:
@@ -130,7 +137,7 @@ def true_energy_between(data: RunData, instrument: str, t0_ns: int, t1_ns: int) 
 def _surroundings(data: RunData, window: WindowRecord) -> _Surroundings:
     sensor = data.sensor(window.instrument) or SensorModel(update_period_s=0.1)
     reach_ns = round((sensor.tail_s + HEAD_UPDATES * sensor.update_period_s + CONTEXT_S) * NS_PER_S)
-    last_ns = round((2 * sensor.tail_s + BESIDE_UPDATES * sensor.update_period_s) * NS_PER_S)
+    last_ns = energy_reach_ns(sensor)
     trace = data.trace(window.instrument).between(window.t0_ns - reach_ns, window.t1_ns + last_ns, margin=1)
     others = [(t0, t1) for t0, t1 in data.windows_of(window.instrument) if (t0, t1) != (window.t0_ns, window.t1_ns)]
     before = [t1 for t0, t1 in others if t1 <= window.t0_ns]
@@ -225,19 +232,24 @@ def _lowest_level(around: _Surroundings) -> IdlePower:
     return IdlePower.constant(low, u_w=(high - low) / math.sqrt(12), identity=f"beside|{around.window.id}")
 
 
-def _state_gates(around: _Surroundings, energies: WindowEnergies, baseline: IdlePower | None) -> tuple[Gate, ...]:
+def _state_gates(around: _Surroundings, baseline: IdlePower | None) -> tuple[Gate, ...]:
     """What the card did during the window: throttling, and whether it did the work at all."""
     trace, window = around.trace, around.window
     counters = {name: np.asarray(trace.values(name)) for name in trace.channels if name.endswith("_ns")}
     reasons = np.asarray(trace.values("event_reasons")) if trace.has("event_reasons") else None
     gates = list(throttle_gates(trace.t_ns, reasons, counters, window.t0_ns, window.t1_ns, scope=window.id))
     inside = trace.between(window.t0_ns, window.t1_ns)
-    if trace.has("utilisation_ratio") and baseline is not None and len(inside) > 1:
-        busy = float(np.nanmedian(inside.values("utilisation_ratio"))) if np.isfinite(inside.values("utilisation_ratio")).any() else math.nan
-        power_w = float(energies.gross_j[0] / energies.duration_s[0])
-        gates.append(stall_gate(busy, power_w, float(baseline.at(np.array([window.t0_ns]))[0]), scope=window.id))
+    if trace.has("utilisation_ratio") and trace.has("power_w") and baseline is not None:
+        busy, power = (np.asarray(inside.values(name)) for name in ("utilisation_ratio", "power_w"))
+        idle_w = float(baseline.at(np.array([window.t0_ns]))[0])
+        gates.append(stall_gate(busy, power, idle_w, u_idle_w=baseline.u_w, scope=window.id))
     return tuple(gates)
 
 
-def _with_gates(estimate: Estimate, gates: Sequence[Gate]) -> Estimate:
-    return replace(estimate, gates=(*estimate.gates, *gates))
+def no_baseline_gate(window: WindowRecord) -> Gate:
+    """Net energy needs to know what idle is."""
+    return Gate(
+        name="idle baseline", scope=window.id, measured=0.0, limit=1.0, unit="baselines", passed=False,
+        reason="no idle baseline was measured for this window, so idle energy cannot be subtracted",
+        remedy="request the 'idle_baseline' fixture, or use gross energy",
+    )  # fmt: skip

@@ -1,7 +1,8 @@
 """Build ``report.html`` of a run from its directory alone: one self-contained file.
 
-The page needs no network, no JavaScript and no other file; it prints; it follows the reader's colour scheme. The same run directory gives the
-same bytes. Records that cannot be read raise :class:`~pytest_physics.errors.RecordError`; a trace that cannot be read costs its figures only.
+The page needs no network, no JavaScript and no other file; it prints; it follows the reader's colour scheme. The same run directory
+gives the same bytes. Records that cannot be read raise :class:`~pytest_physics.errors.RecordError`; a trace that cannot be read costs
+its figures only.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ from pytest_physics.report.rows import (
 from pytest_physics.report.sections import readable_traces, sections
 from pytest_physics.report.summary import (
     GLYPHS,
+    all_gates,
     claim_gates,
     coverage,
-    distinct,
     is_complete,
     last_attempts,
     overall,
@@ -56,8 +57,12 @@ MAX_GATES = 300
 """Gates that passed shown one by one in the validity table."""
 
 _FAVICON_COLOURS = {
-    Verdict.REFUTED: "#b3261e", Verdict.INVALID: "#7b3fa0", Verdict.INCONCLUSIVE: "#8a5a00", Verdict.VALIDATED: "#1a7340", Verdict.NOT_TESTED: "#5a626b",
-}  # fmt: skip
+    Verdict.REFUTED: "#b3261e",
+    Verdict.INVALID: "#7b3fa0",
+    Verdict.INCONCLUSIVE: "#8a5a00",
+    Verdict.VALIDATED: "#1a7340",
+    Verdict.NOT_TESTED: "#5a626b",
+}
 _ORIGINS = {
     "prior": "Not identified: typical values with wide uncertainties.",
     "preset": "Preset of the simulated device: the values it was built with.",
@@ -151,8 +156,7 @@ def _claim_view(reader: RunReader, claim: ClaimRecord) -> ClaimView:
 
 def _gate_context(reader: RunReader) -> dict[str, Any]:
     """Every distinct gate of the run; those that failed or warned, and those that passed, with their counts."""
-    own = (gate for claim in reader.claims for gate in claim_gates(claim))
-    gates = distinct([*own, *(g for source in (*reader.results, *reader.baselines) for g in source.gates)])
+    gates = all_gates(reader)
     passed = [gate for gate in gates if gate.passed]
     return {
         "gates_bad": [row for gate in gates if not gate.passed for row in gate_rows([gate])],
@@ -286,7 +290,7 @@ def _failed(claim: ClaimRecord) -> dict[str, Any]:
     return {"gates_failed": [gate.model_dump(mode="json") for gate in claim_gates(claim) if not gate.passed]}
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     """JSON has no NaN: whatever is not finite becomes null."""
     if isinstance(value, dict):
         return {key: _finite(part) for key, part in value.items()}
@@ -297,5 +301,6 @@ def _finite(value: Any) -> Any:
 
 def _favicon(verdict: Verdict) -> str:
     """A disc in the verdict's colour."""
-    image = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="7" fill="{_FAVICON_COLOURS[verdict]}"/></svg>'
+    disc = f'<circle cx="8" cy="8" r="7" fill="{_FAVICON_COLOURS[verdict]}"/>'
+    image = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">{disc}</svg>'
     return f"data:image/svg+xml,{quote(image, safe='')}"

@@ -10,7 +10,7 @@ from pytest_physics.metrology.response import UNCALIBRATED_GAIN
 from pytest_physics.record.reader import RunReader
 from pytest_physics.record.schema import ClaimRecord, SensorRecord
 from pytest_physics.report import format as fmt
-from pytest_physics.report.summary import coverage, distinct, is_complete, state_words
+from pytest_physics.report.summary import all_gates, coverage, is_complete, state_words
 
 FULL_PROFILE = "publish"
 
@@ -61,10 +61,8 @@ def _simulated(_: RunReader, claims: Sequence[ClaimRecord]) -> list[str]:
     simulated = sum(claim.simulated for claim in judged)
     if not simulated:
         return []
-    return [
-        f"{simulated} of {fmt.plural(len(judged), 'judged claim')} {'rests' if simulated == 1 else 'rest'} on a simulated device. "
-        "They show that the analysis recovers known physics; they say nothing about any real device."
-    ]
+    rests = f"{simulated} of {fmt.plural(len(judged), 'judged claim')} {'rests' if simulated == 1 else 'rest'} on a simulated device."
+    return [f"{rests} They show that the analysis recovers known physics; they say nothing about any real device."]
 
 
 def _not_tested(_: RunReader, claims: Sequence[ClaimRecord]) -> list[str]:
@@ -91,22 +89,20 @@ def _profile(reader: RunReader, _: Sequence[ClaimRecord]) -> list[str]:
     profile = reader.run.profile
     if profile == FULL_PROFILE:
         return []
-    return [f"Profile '{profile}' measures for a shorter time than '{FULL_PROFILE}': intervals are wider and slow drifts may stay unseen."]
+    less = "fewer repetitions and shorter windows, so intervals are wider and slow drifts may stay unseen"
+    return [f"Profile '{profile}' measures less than '{FULL_PROFILE}': {less}."]
 
 
-def _warned(reader: RunReader, claims: Sequence[ClaimRecord]) -> list[str]:
-    sources = (*claims, *reader.results, *reader.baselines)
-    warned = distinct(gate for source in sources for gate in source.gates if gate.warning and not gate.passed)
-    return [f"{gate.name} ({gate.scope}): {_ended(gate.reason)}" for gate in warned]
+def _warned(reader: RunReader, _: Sequence[ClaimRecord]) -> list[str]:
+    return [f"{gate.name} ({gate.scope}): {_ended(gate.reason)}" for gate in all_gates(reader) if gate.warning and not gate.passed]
 
 
 def _missed(reader: RunReader, _: Sequence[ClaimRecord]) -> list[str]:
     found = coverage(reader.results)
     if found.held == found.known:
         return []
-    return [
-        f"{found.known - found.held} of {fmt.plural(found.known, 'interval')}: about one in twenty is expected to; all points of a device share its scale error."
-    ]
+    missed = f"{found.known - found.held} of {fmt.plural(found.known, 'interval')}"
+    return [f"{missed}: about one in twenty is expected to, and all points of a device share its scale error."]
 
 
 def _ended(text: str) -> str:

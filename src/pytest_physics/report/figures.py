@@ -20,13 +20,11 @@ from pytest_physics.metrology.uncertainty import coverage_factor
 from pytest_physics.record.schema import BaselineRecord, EstimateRecord, InstrumentRecord, PhaseRecord, ResultRecord
 from pytest_physics.report import svg
 from pytest_physics.report.envelope import drawn_line, gaps
-from pytest_physics.report.format import count, number, plural, printable, quantity, scale_for, shown_unit, slug
+from pytest_physics.report.format import count, duration, number, plural, printable, quantity, scale_for, shown_unit, slug
 from pytest_physics.sampling.trace import Trace
 
 BUCKETS = 800
 """Parts of an envelope: about one per pixel of a page."""
-GAP_PERIODS = 3.0
-"""Neighbouring valid samples further apart than this many sampling periods are drawn as a gap."""
 MAX_GAPS_DRAWN = 200
 RAW = "Numbers are computed from raw data, not from the drawing."
 
@@ -61,20 +59,19 @@ class Drawing:
 # --- a whole run --------------------------------------------------------------------------------------------------------------
 
 
-def overview(trace: Trace, instrument: InstrumentRecord, phases: Sequence[PhaseRecord]) -> Drawing:
-    """Power (or the nearest there is) over the whole run, with phases shaded and gaps marked."""
+def overview(trace: Trace, instrument: InstrumentRecord, phases: Sequence[PhaseRecord], *, gap_s: float) -> Drawing:
+    """Power (or the nearest there is) over the whole run, with phases shaded and gaps (longer than ``gap_s`` seconds) marked."""
     key = f"fig-run-{slug(instrument.name)}"
     panels = [(name, title, factor) for name, title, factor in _PANELS if trace.has(name) and np.isfinite(trace.values(name)).any()]
     panels = panels[:_MAX_PANELS]
     if not panels:
         return Drawing(id=key, svg="", caption=f"No valid sample of a channel that is drawn over time ({count(len(trace))} ticks taken).")
     t = _seconds(trace.t_ns, instrument)
-    max_step = GAP_PERIODS * instrument.period_ns / NS_PER_S
     with svg.drawing(key):
         figure = svg.new_figure(10, 0.75 + 1.45 * len(panels))
-        axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        axes: list[Axes] = list(figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0])
         notes = [
-            _overview_panel(ax, t, trace.values(name) * factor, title, max_step)
+            _overview_panel(ax, t, trace.values(name) * factor, title, gap_s)
             for ax, (name, title, factor) in zip(axes, panels, strict=True)
         ]
         _shade_phases(axes, phases, instrument, float(t[-1]))
@@ -87,7 +84,7 @@ def overview(trace: Trace, instrument: InstrumentRecord, phases: Sequence[PhaseR
     missing = f"Without a single valid sample: {', '.join(silent)}. " if silent else ""
     caption = (
         f"{instrument.name}: {count(valid)} valid of {plural(len(trace), 'sample')} ({panels[0][0]}), {_reduced(valid)}. "
-        f"{_gap_words(n_gaps)} {slowed}{missing}{RAW}"
+        f"{_gap_words(n_gaps, gap_s)} {slowed}{missing}{RAW}"
     )
     return Drawing(id=key, svg=drawn, caption=caption)
 
@@ -209,6 +206,7 @@ def soak(
     slope: ResultRecord | None,
     plateau: ResultRecord | None,
     limit: float | None,
+    gap_s: float,
 ) -> Drawing:
     """Temperature during a soak, with the reported slope, the limits on it, and the reported plateau.
 
@@ -223,9 +221,8 @@ def soak(
     with svg.drawing(key):
         figure = svg.new_figure(10, 2.7)
         whole, end = figure.subplots(1, 2, width_ratios=[1.7, 1])
-        max_step = GAP_PERIODS * instrument.period_ns / NS_PER_S
         for ax in (whole, end):
-            ax.plot(*drawn_line(t, y, buckets=BUCKETS, max_step=max_step), color=svg.SERIES[0], label="temperature")
+            ax.plot(*drawn_line(t, y, buckets=BUCKETS, max_step=gap_s), color=svg.SERIES[0], label="temperature")
             ax.set_xlabel("Time since the start of the run in s")
             svg.horizontal_grid(ax)
         words = _plateau_line(whole, plateau)
@@ -336,7 +333,7 @@ def curves(experiment: str, results: Sequence[ResultRecord]) -> Drawing | None:
     if not drawable:
         return None
     key = f"fig-curve-{slug(experiment)}"
-    columns = min(2, len(drawable))
+    columns = 3 if len(drawable) in {3, 5, 6} else min(2, len(drawable))
     rows_needed = -(-len(drawable) // columns)
     with svg.drawing(key):
         figure = svg.new_figure(10, 0.3 + 2.7 * rows_needed)
@@ -381,10 +378,11 @@ def _curve_panel(ax: Axes, name: str, unit: str, x: str, rows: Sequence[ResultRe
 
 
 def _lines(rows: Sequence[ResultRecord], x: str) -> Mapping[str, list[ResultRecord]]:
-    """One line per combination of the other coordinates, sorted along ``x``."""
+    """One line per combination of the other coordinates that differ, sorted along ``x``."""
     lines: dict[str, list[ResultRecord]] = {}
+    telling = {name for r in rows for name in r.coordinates if len({s.coordinates.get(name) for s in rows}) > 1} - {x, "repetition"}
     for record in sorted(rows, key=lambda r: float(r.coordinates[x])):
-        others = [str(v) if isinstance(v, str) else f"{k} {v}" for k, v in record.coordinates.items() if k not in {x, "repetition"}]
+        others = [str(v) if isinstance(v, str) else f"{k} {v}" for k, v in record.coordinates.items() if k in telling]
         lines.setdefault(printable(", ".join(others), 40), []).append(record)
     return lines
 
@@ -450,9 +448,9 @@ def _reduced(n: int) -> str:
     return f"drawn as the min–max envelope of {BUCKETS} parts" if n > 2 * BUCKETS else "every one drawn"
 
 
-def _gap_words(n: int) -> str:
+def _gap_words(n: int, gap_s: float) -> str:
     if not n:
-        return f"No gap longer than {GAP_PERIODS:g} sampling periods."
+        return f"No gap longer than {duration(gap_s)}."
     verb = "is" if n == 1 else "are"
     longest = f" (the longest {MAX_GAPS_DRAWN})" if n > MAX_GAPS_DRAWN else ""
-    return f"{plural(n, 'gap')} longer than {GAP_PERIODS:g} sampling periods {verb} marked in red{longest}."
+    return f"{plural(n, 'gap')} longer than {duration(gap_s)} {verb} marked in red{longest}."

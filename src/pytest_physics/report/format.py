@@ -189,7 +189,7 @@ def slug(text: str) -> str:
     ('joule-curve-8111', 'decode-8')
     """
     kept = "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in text).split())
-    return kept if kept == text else f"{kept or 'x'}-{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:4]}"
+    return kept if kept and kept == text else f"{kept or 'x'}-{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:4]}"
 
 
 def _decade(value: float) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from pytest_physics.metrology.quality import Quality
 from pytest_physics.record.schema import ClaimRecord, ComponentRecord, EstimateRecord, GateRecord, ResultRecord
 from pytest_physics.report import format as fmt
-from pytest_physics.report.summary import claim_gates, distinct, holds_truth
+from pytest_physics.report.summary import distinct, holds_truth
 
 MAX_PLACES = 3
 """Gates that passed under one name and limit share a row where there are more of them."""

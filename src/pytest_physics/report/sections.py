@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
+from pytest_physics.clock import NS_PER_S
 from pytest_physics.errors import RecordError
 from pytest_physics.metrology.uncertainty import coverage_factor
 from pytest_physics.record.reader import RunReader
-from pytest_physics.record.schema import BaselineRecord, ResultRecord
+from pytest_physics.record.schema import BaselineRecord, InstrumentRecord, ResultRecord
 from pytest_physics.report import figures
 from pytest_physics.report import format as fmt
 from pytest_physics.report.figures import Drawing
 from pytest_physics.report.rows import GateRow, ResultRow, gate_rows, result_rows
-from pytest_physics.report.summary import coverage
+from pytest_physics.report.summary import all_gates, coverage
 from pytest_physics.sampling.trace import Trace
 
 MAX_RESULTS = 300
@@ -26,34 +27,35 @@ _SOAK = "heat soak"
 UNDERSTANDING = {
     "run": (
         "One line is one channel of one instrument, sampled without interruption from the first phase to the last; bands are phases. "
-        "A quiet line at the start and the end, at the same height, is what idle-subtracted energies rest on. Where a red mark stands, "
-        "the sampler or the device said nothing for a while: windows that touch it have a lower quality or no data."
+        "A quiet line at the start and the end, at the same height, is what idle-subtracted energies rest on. Where a red mark "
+        "stands, the sampler or the device said nothing for a while: windows that touch it have a lower quality or no data."
     ),
     _BASELINE: (
-        "The idle power that is subtracted from every net energy. Readings of a power sensor resemble their neighbours, so n readings are "
-        "worth fewer independent ones; the band U around the mean counts only those. A histogram with two humps, or a line that climbs, means that "
-        "the machine was not idle or not settled, and the gates below say so."
+        "The idle power that is subtracted from every net energy. Readings of a power sensor resemble their neighbours, so n "
+        "readings are worth fewer independent ones; the band U around the mean counts only those. A histogram with two humps, or a "
+        "line that climbs, means that the machine was not idle or not settled, and the gates below say so."
     ),
     _SOAK: (
         "A warm device draws more power than a cold one at the same work, so measurements start when the temperature has settled. "
-        "The thick line is the reported slope of the temperature near the end; it must lie between the dashed limits together with its "
-        "uncertainty. A slope that is small because the fan has just sped up does not count as settled, which is why it is confirmed on fresh data."
+        "The thick line is the reported slope of the temperature near the end; together with its uncertainty it must lie between "
+        "the dashed limits. A slope that is small because the fan has just sped up does not count as settled, which is why it is "
+        "confirmed on fresh data."
     ),
     "sampler": (
-        "A sampler reads its device at the ticks of a fixed grid. Spacings pile up at one period; a bar at two means one tick was dropped. "
-        "Lateness is how long after its tick a read began. Late reads are time-stamped when they happen, so lateness by itself does not falsify "
-        "an energy; missing reads may, and the gates on gaps judge that."
+        "A sampler reads its device at the ticks of a fixed grid. Spacings pile up at one period; a bar at two means one tick was "
+        "dropped. Lateness is how long after its tick a read began. Late reads are time-stamped when they happen, so lateness by "
+        "itself does not falsify an energy; missing reads may, and the gates on gaps judge that."
     ),
     "joule curve": (
-        "Energy and time per token over the batch size. Weights are read once for a whole batch, so the cost per token falls as E_fixed / batch + E_token: steeply "
-        "at first, then hardly. Bars are 95 % intervals; all points of one device share the error of its scale, so the shape is known better than the height. "
-        "Net means that the idle power was subtracted."
+        "Energy and time per token over the batch size. What a step costs whatever the batch is shared by all its tokens, so the "
+        "cost per token falls steeply at first, then hardly. Bars are 95 % intervals; all points of one device share the error of "
+        "its scale, so the shape is known better than the height. Net means that the idle power was subtracted."
     ),
     "": (
-        "Each row is one estimate with its 95 % interval, the tier of its data and where it comes from. Where a simulated device knows the truth it stands "
-        "beside the estimate: over many rows about 95 % of the intervals should hold it."
+        "Each row is one estimate with its 95 % interval, the tier of its data and where it comes from. Where a simulated device "
+        "knows the truth it stands beside the estimate: over many rows about 95 % of the intervals should hold it."
     ),
-}  # fmt: skip
+}
 """How to read each section; the empty key is for experiments without words of their own."""
 
 
@@ -86,7 +88,7 @@ class Section:
     coverage: str = ""
     """``"11 of 12 intervals hold the truth"``; empty where no truth is known."""
     gates: Sequence[GateRow] = ()
-    notes: Sequence[str] = field(default_factory=tuple)
+    notes: Sequence[str] = ()
     """Artifacts that could not be read, and why."""
 
 
@@ -97,16 +99,22 @@ def sections(reader: RunReader) -> list[Section]:
     by_experiment: dict[str, list[ResultRecord]] = {}
     for record in reader.results:
         by_experiment.setdefault(record.experiment, []).append(record)
-    whole = Section(
-        id="run", title="The whole run", understanding=UNDERSTANDING["run"], notes=notes,
-        drawings=[figures.overview(trace, instruments[name], reader.run.phases) for name, trace in traces.items()],
-    )  # fmt: skip
+    overviews = [figures.overview(t, instruments[n], reader.run.phases, gap_s=_gap_s(reader, instruments[n])) for n, t in traces.items()]
+    whole = Section(id="run", title="The whole run", understanding=UNDERSTANDING["run"], notes=notes, drawings=overviews)
     jitters = [figures.jitter(trace, instruments[name]) for name, trace in traces.items()]
     sampler = Section(id="sampler", title="Sampler", understanding=UNDERSTANDING["sampler"], drawings=jitters)
     named = [_baselines(reader, by_experiment.pop(_BASELINE, [])), _soak(reader, traces, by_experiment.pop(_SOAK, []))]
     rest = [_experiment(name, results) for name, results in by_experiment.items()]
     found = [whole, *(section for section in named if section is not None), *rest]
     return [*found, sampler] if jitters else found
+
+
+def _gap_s(reader: RunReader, instrument: InstrumentRecord) -> float:
+    """What this run calls a gap; three periods where it does not say, or samples more slowly than that."""
+    period_s = instrument.period_ns / NS_PER_S
+    settings = reader.run.config.get("sampling")
+    stated = settings.get("gap_threshold_s") if isinstance(settings, dict) else None
+    return float(stated) if isinstance(stated, int | float) and stated > 1.5 * period_s else 3 * period_s
 
 
 def readable_traces(reader: RunReader) -> tuple[dict[str, Trace], list[str]]:
@@ -122,20 +130,28 @@ def readable_traces(reader: RunReader) -> tuple[dict[str, Trace], list[str]]:
 
 def _experiment(name: str, results: Sequence[ResultRecord]) -> Section:
     drawing = figures.curves(name, results)
-    return Section(
-        id=f"experiment-{fmt.slug(name)}", title=name[:1].upper() + name[1:], understanding=UNDERSTANDING.get(name, UNDERSTANDING[""]),
-        drawings=[] if drawing is None else [drawing], **_tables(results),
-    )  # fmt: skip
+    section = Section(
+        id=f"experiment-{fmt.slug(name)}",
+        title=name[:1].upper() + name[1:],
+        understanding=UNDERSTANDING.get(name, UNDERSTANDING[""]),
+        drawings=[] if drawing is None else [drawing],
+    )
+    return _with_results(section, results)
 
 
-def _tables(results: Sequence[ResultRecord]) -> dict[str, object]:
+def _with_results(section: Section, results: Sequence[ResultRecord], baselines: Sequence[BaselineRecord] = ()) -> Section:
+    """``section`` with the table of its results, equal quantities together, and the gates of all records."""
     quantities = list(dict.fromkeys(r.quantity for r in results))
-    return {
-        "results": result_rows(sorted(results, key=lambda r: quantities.index(r.quantity))[:MAX_RESULTS]),
-        "results_left_out": max(0, len(results) - MAX_RESULTS),
-        "coverage": coverage(results).sentence,
-        "gates": gate_rows(gate for r in results for gate in r.gates),
-    }
+    ordered = sorted(results, key=lambda r: quantities.index(r.quantity))
+    gates = [gate for b in baselines for gate in b.gates] + [gate for r in results for gate in r.gates]
+    return replace(
+        section,
+        baselines=[_baseline_row(b) for b in baselines],
+        results=result_rows(ordered[:MAX_RESULTS]),
+        results_left_out=max(0, len(results) - MAX_RESULTS),
+        coverage=coverage(results).sentence,
+        gates=gate_rows(gates),
+    )
 
 
 def _baselines(reader: RunReader, results: Sequence[ResultRecord]) -> Section | None:
@@ -144,14 +160,14 @@ def _baselines(reader: RunReader, results: Sequence[ResultRecord]) -> Section | 
         return None
     drawings = [figures.baseline(b, reader.run.instruments.get(b.instrument)) for b in records[:MAX_BASELINE_FIGURES]]
     left_out = len(records) - len(drawings)
-    tables = _tables(results)
-    tables["gates"] = gate_rows(gate for source in (*records, *results) for gate in source.gates)
-    return Section(
-        id="baseline", title="Idle baseline", understanding=UNDERSTANDING[_BASELINE], drawings=drawings,
-        baselines=[_baseline_row(b) for b in records],
-        notes=[f"{fmt.plural(left_out, 'more baseline')} stand in the table without a figure."] if left_out else [],
-        **tables,
-    )  # fmt: skip
+    section = Section(
+        id="baseline",
+        title="Idle baseline",
+        understanding=UNDERSTANDING[_BASELINE],
+        drawings=drawings,
+        notes=[f"Without a figure of their own: {fmt.plural(left_out, 'more baseline')}."] if left_out else [],
+    )
+    return _with_results(section, results, records)
 
 
 def _baseline_row(record: BaselineRecord) -> BaselineRow:
@@ -171,19 +187,28 @@ def _soak(reader: RunReader, traces: dict[str, Trace], results: Sequence[ResultR
     phases = [p for p in reader.run.phases if "soak" in p.name.lower() and p.instrument in traces]
     slope = next((r for r in results if "slope" in r.quantity), None)
     plateau = next((r for r in results if "plateau" in r.quantity and r.estimate.unit in {"C", "degC", "°C"}), None)
-    limit = _slope_limit(slope)
+    limit = _slope_limit(reader, slope)
     drawings = [
-        figures.soak(traces[p.instrument], reader.run.instruments[p.instrument], p, slope=slope, plateau=plateau, limit=limit)
+        figures.soak(
+            traces[p.instrument],
+            reader.run.instruments[p.instrument],
+            p,
+            slope=slope,
+            plateau=plateau,
+            limit=limit,
+            gap_s=_gap_s(reader, reader.run.instruments[p.instrument]),
+        )
         for p in phases
         if traces[p.instrument].has("temperature_c")
     ]
     if not drawings and not results:
         return None
-    return Section(id="soak", title="Heat soak", understanding=UNDERSTANDING[_SOAK], drawings=drawings, **_tables(results))
+    return _with_results(Section(id="soak", title="Heat soak", understanding=UNDERSTANDING[_SOAK], drawings=drawings), results)
 
 
-def _slope_limit(slope: ResultRecord | None) -> float | None:
-    """Limit of the gate on the slope, where it is in the slope's own unit."""
+def _slope_limit(reader: RunReader, slope: ResultRecord | None) -> float | None:
+    """Limit of the gate on the slope, where it is in the slope's own unit; the result's own gate before another's."""
     if slope is None:
         return None
-    return next((g.limit for g in slope.gates if "slope" in g.name and g.unit == slope.estimate.unit and g.limit is not None), None)
+    gates = [*slope.gates, *all_gates(reader)]
+    return next((g.limit for g in gates if "slope" in g.name and g.unit == slope.estimate.unit and g.limit is not None), None)

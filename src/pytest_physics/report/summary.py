@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pytest_physics.metrology.decision import Verdict
-from pytest_physics.record.schema import ClaimRecord, EstimateRecord, GateRecord, ResultRecord, RunRecord
+from pytest_physics.record.reader import RunReader
+from pytest_physics.record.schema import BaselineRecord, ClaimRecord, EstimateRecord, GateRecord, ResultRecord, RunRecord
 from pytest_physics.report.format import plural
 
 ORDER = (Verdict.REFUTED, Verdict.INVALID, Verdict.INCONCLUSIVE, Verdict.VALIDATED, Verdict.NOT_TESTED)
@@ -58,7 +59,7 @@ def overall(claims: Sequence[ClaimRecord]) -> Verdict:
 
 
 def sentence(claims: Sequence[ClaimRecord]) -> str:
-    """The verdict of a run: ``"1 of 9 claims is refuted; 2 invalid, 6 validated."``"""
+    """The verdict of a run as one sentence, such as "1 of 9 claims is refuted; 2 invalid, 6 validated"."""
     if not claims:
         return "No claim was judged in this run."
     words = [(n, verdict.value.lower().replace("_", " ")) for verdict, n in verdict_counts(claims).items() if n]
@@ -80,6 +81,13 @@ def coverage(results: Iterable[ResultRecord]) -> Coverage:
     """Count of intervals that hold the truth among ``results`` with a known truth."""
     known = [held for held in (holds_truth(r.estimate, r.truth) for r in results) if held is not None]
     return Coverage(held=sum(known), known=len(known))
+
+
+def all_gates(reader: RunReader) -> list[GateRecord]:
+    """Every distinct gate of a run: of its claims (all attempts), its results and its baselines."""
+    sources: list[ResultRecord | BaselineRecord] = [*reader.results, *reader.baselines]
+    own = [gate for claim in reader.claims for gate in claim_gates(claim)]
+    return distinct([*own, *(gate for source in sources for gate in source.gates)])
 
 
 def is_complete(run: RunRecord) -> bool:

@@ -21,8 +21,8 @@ _MIN_WIDTH = 40
 def claim_lines(claims: Sequence[ClaimRecord], *, results: Sequence[ResultRecord] = (), width: int = 80) -> list[str]:
     """Lines of at most ``width`` (at least 40) characters: each claim with its numbers, then the counts, then how often the truth was hit.
 
-    Each claim begins with its verdict word and statement; below stand estimate ± U, operator and limit, ``sim`` where it rests on a simulated
-    device, and the claim's id in brackets; what is not VALIDATED says why.
+    Each claim begins with its verdict word and statement; below stand estimate ± U, operator and limit, ``sim`` where it rests on a
+    simulated device, and the claim's id in brackets; what is not VALIDATED says why.
     """
     columns = max(width, _MIN_WIDTH)
     counted = last_attempts(claims)

@@ -67,7 +67,7 @@ class SamplerStatus:
     thermal_trips: int
     """How often the temperature reached the trip limit."""
     scheduling: str
-    """Scheduling class the sampler was granted: ``SCHED_FIFO 1``, ``nice -5``, ``default``, ``inline``."""
+    """Scheduling class the sampler was granted: ``SCHED_FIFO 1``, ``nice -5``, ``default``, ``virtual time``."""
     error: str = ""
     """Why the sampler failed, where it did."""
 

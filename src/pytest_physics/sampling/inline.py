@@ -161,7 +161,7 @@ class InlineSampler:
         """The sampler's account of itself."""
         return SamplerStatus(
             state=self._state, rows=self._writer.rows if self._writer else 0, last_tick=self._last_tick, dropped=0,
-            read_errors=self._read_errors, thermal_trips=self._thermal_trips, scheduling="inline", error=self._error,
+            read_errors=self._read_errors, thermal_trips=self._thermal_trips, scheduling="virtual time", error=self._error,
         )  # fmt: skip
 
     @property

@@ -103,7 +103,7 @@ class ProcessSampler:
             )  # fmt: skip
         finally:
             os.close(descriptor)
-        self._finalizer = weakref.finalize(self, _end_process, self._process, os.getpid())
+        self._finalizer = weakref.finalize(self, _kill_forgotten, self._process, os.getpid())
 
     def _order(self, descriptor: int) -> Order:
         thermal = self._thermal
@@ -301,7 +301,7 @@ _NEVER_STARTED = SamplerStatus(
 )
 
 
-def _end_process(process: subprocess.Popen[bytes], owner_pid: int) -> None:
+def _kill_forgotten(process: subprocess.Popen[bytes], owner_pid: int) -> None:
     """Last resort when a sampler is forgotten or the interpreter exits; a forked copy of the parent must not do it."""
     if os.getpid() != owner_pid:
         return

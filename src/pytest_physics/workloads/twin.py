@@ -159,9 +159,7 @@ class TwinLanguageModel:
     def decode_cost(self, batch: int, tokens: int, *, context: int) -> PhaseCost:
         """Cost of :meth:`decode` after a context of ``context`` tokens: ``tokens`` passes."""
         seen = batch * (tokens * context + tokens * (tokens + 1) / 2)
-        return self._cost(
-            passes=tokens, new_tokens=batch * tokens, seen=seen, cache_bytes=seen * self.shape.cache_bytes_per_token
-        )
+        return self._cost(passes=tokens, new_tokens=batch * tokens, seen=seen, cache_bytes=seen * self.shape.cache_bytes_per_token)
 
     def _cost(self, *, passes: int, new_tokens: int, seen: float, cache_bytes: float) -> PhaseCost:
         shape, costs, card = self.shape, self.costs, self.device.preset.card

@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -39,10 +40,22 @@ from pytest_physics.metrology.response import SensorModel
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-Reader = Callable[[IntArray], FloatArray]
 
 LARGEST_START_J = 1e5
 """The energy counter has run since the driver was loaded: it starts below this value."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Instants:
+    """When to read, and where that is in the history: looked up once for all channels."""
+
+    t_ns: IntArray
+    segment: IntArray
+    since_s: FloatArray
+    """Time since the segment began."""
+
+
+Reader = Callable[[_Instants], FloatArray]
 
 
 class TwinDevice:
@@ -112,9 +125,7 @@ class TwinDevice:
             "power_limit_w": str(self.preset.card.power_limit_w),
             "memory_bytes": str(self.preset.card.memory_bytes),
         }
-        return Fingerprint(
-            kind="twin", name=self.preset.name, identity=f"TWIN-{self.preset.name}-{self.seed}-{digest}", details=details
-        )
+        return Fingerprint(kind="twin", name=self.preset.name, identity=f"TWIN-{self.preset.name}-{self.seed}-{digest}", details=details)
 
     @property
     def sensor(self) -> SensorModel | None:
@@ -205,8 +216,9 @@ class TwinDevice:
         answered = latched(self.faults, t, self._origin_ns)
         values = np.empty((len(t), len(self._channels)))
         errors = np.zeros(values.shape, np.uint16)
+        instants = _Instants(answered, *locate(self._physics.history, answered))
         for column, reader in enumerate(self._readers.values()):
-            values[:, column] = reader(answered)
+            values[:, column] = reader(instants)
         names = tuple(self._readers)
         spoil(self.faults, t, values, errors, channels=names, origin_ns=self._origin_ns, seed=self.seed)
         return values, errors
@@ -236,11 +248,8 @@ class TwinDevice:
     def true_temperatures_c(self, t_ns: ArrayLike) -> FloatArray:
         """True temperature of each thermal node, die first, at each instant, shape (N, nodes), in °C."""
         self._require_known(t_ns)
-        history = self._physics.history
-        index, dt_s = locate(history, np.atleast_1d(np.asarray(t_ns)))
-        base_w, excess_w, tau_s = (history[name][index] for name in ("base_w", "excess_w", "tau_s"))
-        nodes = [history[name][index] for name in history.node_columns]
-        return np.column_stack(self.preset.card.thermal.after(nodes, base_w=base_w, excess_w=excess_w, tau_s=tau_s, dt_s=dt_s))
+        t = np.atleast_1d(np.asarray(t_ns))
+        return np.column_stack(self._node_c(_Instants(t, *locate(self._physics.history, t))))
 
     def true_idle_power_w(self) -> float:
         """Settled power of the card without load, in its present idle state, in watts.
@@ -303,34 +312,34 @@ class TwinDevice:
         return self._power_sensor(preset.power, "power"), average, counter, utilisation
 
     def _all_readers(self) -> dict[str, Reader]:
-        readers: dict[str, Reader] = {"power_w": self._power.read}
+        meters: dict[str, Callable[[IntArray], FloatArray]] = {"power_w": self._power.read}
         if self._average:
-            readers["power_average_w"] = self._average.read
+            meters["power_average_w"] = self._average.read
         if self._counter:
-            readers["energy_j"] = self._counter.read
-        readers["temperature_c"] = lambda t_ns: np.floor(self.true_temperatures_c(t_ns)[:, 0])
-        for name in ("sm_clock_hz", "memory_clock_hz", "performance_state"):
-            readers[name] = partial(self._state, name)
-        readers["utilisation_ratio"] = partial(self._utilisation.read, rate="utilisation_ratio", integral="busy_s")
-        readers["memory_utilisation_ratio"] = partial(
-            self._utilisation.read, rate="memory_utilisation_ratio", integral="memory_busy_s"
-        )
-        readers["memory_used_bytes"] = partial(self._state, "memory_used_bytes")
-        readers["power_limit_w"] = lambda t_ns: np.full(len(t_ns), self.preset.card.power_limit_w)
-        readers["event_reasons"] = partial(self._state, "event_reasons")
-        readers |= {name: partial(self._throttle_counter, name, mask) for name, mask in THROTTLE_COUNTERS.items()}
-        readers["foreign_processes"] = partial(self._state, "foreign_processes")
-        return readers
+            meters["energy_j"] = self._counter.read
+        for name, busy in (("utilisation_ratio", "busy_s"), ("memory_utilisation_ratio", "memory_busy_s")):
+            meters[name] = partial(self._utilisation.read, rate=name, integral=busy)
+        states = ("sm_clock_hz", "memory_clock_hz", "performance_state", "memory_used_bytes", "event_reasons", "foreign_processes")
+        readers: dict[str, Reader] = {name: partial(_metered, read) for name, read in meters.items()}
+        readers["temperature_c"] = lambda instants: np.floor(self._node_c(instants)[0])
+        readers |= {name: partial(self._state, name) for name in states}
+        readers["power_limit_w"] = lambda instants: np.full(len(instants.t_ns), self.preset.card.power_limit_w)
+        return readers | {name: partial(self._throttle_counter, name, mask) for name, mask in THROTTLE_COUNTERS.items()}
 
-    def _state(self, column: str, t_ns: IntArray) -> FloatArray:
-        history = self._physics.history
-        return history[column][locate(history, t_ns)[0]].astype(np.float64)
+    def _node_c(self, instants: _Instants) -> list[FloatArray]:
+        history, segment = self._physics.history, instants.segment
+        base_w, excess_w, tau_s = (history[name][segment] for name in ("base_w", "excess_w", "tau_s"))
+        start_c = [history[name][segment] for name in history.node_columns]
+        ends = self.preset.card.thermal.after(start_c, base_w=base_w, excess_w=excess_w, tau_s=tau_s, dt_s=instants.since_s)
+        return [np.asarray(end, dtype=np.float64) for end in ends]
 
-    def _throttle_counter(self, name: str, mask: int, t_ns: IntArray) -> FloatArray:
-        history = self._physics.history
-        index, _ = locate(history, t_ns)
-        running = (history["event_reasons"][index] & mask) != 0
-        counted: IntArray = history[name][index] + running * (t_ns - history["t_ns"][index])
+    def _state(self, column: str, instants: _Instants) -> FloatArray:
+        return self._physics.history[column][instants.segment].astype(np.float64)
+
+    def _throttle_counter(self, name: str, mask: int, instants: _Instants) -> FloatArray:
+        history, segment = self._physics.history, instants.segment
+        running = (history["event_reasons"][segment] & mask) != 0
+        counted: IntArray = history[name][segment] + running * (instants.t_ns - history["t_ns"][segment])
         return counted.astype(np.float64)
 
     def _absences(self) -> dict[str, str]:
@@ -341,9 +350,7 @@ class TwinDevice:
         if preset.counter_period_s is None:
             reasons["energy_j"] = f"a {preset.name} has no energy counter (Volta and newer have); integrate power_w"
         if not preset.throttle_counters:
-            reasons |= dict.fromkeys(
-                THROTTLE_COUNTERS, f"the driver of a {preset.name} has no cumulative counters; use event_reasons"
-            )
+            reasons |= dict.fromkeys(THROTTLE_COUNTERS, f"the driver of a {preset.name} has no cumulative counters; use event_reasons")
         absent = [fault.channel for fault in self.faults if fault.kind == "channel_absent"]
         return reasons | dict.fromkeys(absent, "NVML_ERROR_NOT_SUPPORTED, a fault that was asked for ('channel_absent')")
 
@@ -382,6 +389,10 @@ def _replaced(part: Any, names: Sequence[str], value: Any, path: str) -> Any:  #
         return dataclasses.replace(part, **{names[0]: tuple(value) if isinstance(value, list) else value})
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"the twin cannot have '{path}' = {value!r}: {error}") from error
+
+
+def _metered(read: Callable[[IntArray], FloatArray], instants: _Instants) -> FloatArray:
+    return read(instants.t_ns)
 
 
 def _require_count(n_bytes: int) -> None:

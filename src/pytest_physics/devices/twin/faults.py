@@ -51,9 +51,7 @@ FAULT_KINDS: Mapping[str, FaultKind] = {
     "counter_half_rate": FaultKind(effect="the energy counter counts half of the energy"),
     "spike": FaultKind(effect="power reads as this many watts", value=1.2, limits=(0.0, math.inf)),
     "bimodal_idle": FaultKind(effect="idle power jumps by this many watts, at the same P-state and clocks", value=20.0),
-    "foreign_process": FaultKind(
-        effect="another process adds this utilisation and share of dynamic power", value=0.3, limits=(0.0, 1.0)
-    ),
+    "foreign_process": FaultKind(effect="another process adds this utilisation and share of dynamic power", value=0.3, limits=(0.0, 1.0)),
     "lost": FaultKind(effect="every read fails with NVML_ERROR_GPU_IS_LOST", when="start"),
     "thermal_slowdown": FaultKind(effect="the driver slows the clock to this share of boost", value=0.7, limits=(0.05, 1.0)),
 }
@@ -87,9 +85,7 @@ class Fault:
             raise nearest(self.kind, FAULT_KINDS, what="kind of fault")
         kind = FAULT_KINDS[self.kind]
         if not 0 <= self.start_s < self.stop_s:
-            raise ConfigurationError(
-                f"fault '{self.kind}' must have 0 <= start_s < stop_s (got {self.start_s} and {self.stop_s})."
-            )
+            raise ConfigurationError(f"fault '{self.kind}' must have 0 <= start_s < stop_s (got {self.start_s} and {self.stop_s}).")
         if kind.when != "span" and math.isfinite(self.stop_s):
             raise ConfigurationError(f"fault '{self.kind}' does not end: leave out 'stop_s' (got {self.stop_s}).")
         if kind.when == "always" and self.start_s > 0:
@@ -103,9 +99,7 @@ class Fault:
             if self.channel not in CHANNELS:
                 raise nearest(self.channel, CHANNELS, what="channel")
         elif kind.value is not None and (isinstance(self.value, str) or not kind.limits[0] <= self.number <= kind.limits[1]):
-            raise ConfigurationError(
-                f"'value' of fault '{self.kind}' must be a number within {kind.limits} (got {self.value!r})."
-            )
+            raise ConfigurationError(f"'value' of fault '{self.kind}' must be a number within {kind.limits} (got {self.value!r}).")
 
     @property
     def channel(self) -> str:

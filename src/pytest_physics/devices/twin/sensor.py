@@ -46,20 +46,23 @@ class Comb:
             return regular
         return regular + self.jitter_ns * truncated_normal(self.seed, f"{self.stream}|jitter", k)
 
-    def latest(self, t_ns: IntArray) -> IntArray:
-        """Index of the last update at or before each instant."""
-        k = self._last_planned(t_ns)
-        for start_ns, stop_ns in sorted(self.stalls, reverse=True):
-            t_k = self.time(k)
-            before = self._last_planned(np.array([start_ns - 1]))[0]
+    def latest(self, t_ns: IntArray) -> tuple[IntArray, FloatArray]:
+        """Index and instant of the last update at or before each instant."""
+        k, t_k = self._latest_planned(t_ns)
+        for start_ns, stop_ns in sorted(self.stalls, reverse=True):  # a stall may fall back into an earlier one
+            before, _ = self._latest_planned(np.array([start_ns - 1]))
             k = np.where((t_k >= start_ns) & (t_k < stop_ns), before, k)
-        return k
+            t_k = self.time(k)
+        return k, t_k
 
-    def _last_planned(self, t_ns: IntArray) -> IntArray:
-        k: IntArray = np.floor((t_ns - self.phase_ns) / self.period_ns).astype(np.int64) + 1
-        for _ in range(2):  # jitter moves an update by less than a period
-            k = k - (self.time(k) > t_ns)
-        return k
+    def _latest_planned(self, t_ns: IntArray) -> tuple[IntArray, FloatArray]:
+        k: IntArray = np.floor((t_ns - self.phase_ns) / self.period_ns).astype(np.int64)
+        k = k + 1 if self.jitter_ns else k  # the next update may come early, this one late
+        t_k = self.time(k)
+        while np.any(late := t_k > t_ns):
+            k = k - late
+            t_k = self.time(k)
+        return k, t_k
 
 
 class Lag:
@@ -133,8 +136,8 @@ class PowerSensor:
 
     def read(self, t_ns: IntArray) -> FloatArray:
         """Readings at each instant, in watts."""
-        k = self.comb.latest(t_ns)
-        power = self.offset_w + self.gain * self.response_w(self.comb.time(k))
+        k, t_k = self.comb.latest(t_ns)
+        power = self.offset_w + self.gain * self.response_w(t_k)
         power += self._design.noise_w * normal(self.comb.seed, f"{self.comb.stream}|noise", k)
         step = self._design.resolution_w
         return np.maximum(np.round(power / step), 0.0) * step  # the driver's number is unsigned
@@ -165,11 +168,11 @@ class EnergyCounter:
 
     def read(self, t_ns: IntArray) -> FloatArray:
         """Counter at each instant, in joules since the driver was loaded."""
-        tick_ns = self.comb.time(self.comb.latest(t_ns))
+        _, tick_ns = self.comb.latest(t_ns)
         counted = self._counted(tick_ns) + self._start_j
         for reset_ns in self._resets_ns:
             counted = np.where(tick_ns >= reset_ns, self._counted(tick_ns) - self._counted(np.array([reset_ns])), counted)
-        return np.round(counted / COUNTER_QUANTUM_J) * COUNTER_QUANTUM_J
+        return np.floor(counted / COUNTER_QUANTUM_J) * COUNTER_QUANTUM_J
 
     def _counted(self, t_ns: NDArray[np.float64] | IntArray) -> FloatArray:
         energy = energy_at(self._history, t_ns)
@@ -187,7 +190,7 @@ class UtilisationMeter:
 
     def read(self, t_ns: IntArray, *, rate: str, integral: str) -> FloatArray:
         """Mean of column ``rate`` at each instant, from its cumulative column ``integral``."""
-        end_ns = self.comb.time(self.comb.latest(t_ns))
+        _, end_ns = self.comb.latest(t_ns)
         busy_s = self._integral(end_ns, rate, integral) - self._integral(end_ns - self.comb.period_ns, rate, integral)
         return np.round(busy_s / (self.comb.period_ns * 1e-9) / UTILISATION_QUANTUM) * UTILISATION_QUANTUM
 

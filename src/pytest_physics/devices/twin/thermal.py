@@ -47,18 +47,14 @@ class ThermalNetwork:
         """Refuse an electrical time constant that is not well below the fastest thermal one."""
         fastest_s = 1.0 / max(_modes(self).rates)
         if not 0 < tau_s < 0.5 * fastest_s:
-            raise ValueError(
-                f"electrical time constant {tau_s} s must be > 0 and below half the fastest thermal one ({fastest_s:.3g} s)."
-            )
+            raise ValueError(f"electrical time constant {tau_s} s must be > 0 and below half the fastest thermal one ({fastest_s:.3g} s).")
 
     def settled_c(self, power_w: float) -> list[float]:
         """Temperatures of all nodes after an infinite time at ``power_w``, in °C."""
         to_ambient = np.cumsum(self.resistances_k_per_w[::-1])[::-1]
         return [self.ambient_c + power_w * float(resistance) for resistance in to_ambient]
 
-    def after(
-        self, node_c: Sequence[Scalars], *, base_w: Scalars, excess_w: Scalars, tau_s: Scalars, dt_s: Scalars
-    ) -> list[Scalars]:
+    def after(self, node_c: Sequence[Scalars], *, base_w: Scalars, excess_w: Scalars, tau_s: Scalars, dt_s: Scalars) -> list[Scalars]:
         """Temperatures of all nodes ``dt_s`` after ``node_c``, under ``base_w + excess_w·exp(−t/tau_s)``; elementwise, in °C."""
         modes = _modes(self)
         electrical = np.exp(-dt_s / tau_s)

@@ -112,7 +112,5 @@ def energy_between(table: Segments, t0_ns: ArrayLike, t1_ns: ArrayLike) -> Float
     if np.any(t0 > t1):
         raise ValueError(f"'t0_ns' must not lie after 't1_ns' (got {t0}, {t1}).")
     if np.any(t0 < first) or np.any(t1 > last):
-        raise ValueError(
-            f"the true energy is known from {first} ns to {last} ns only (asked for {t0} to {t1}); choose a window inside."
-        )
+        raise ValueError(f"the true energy is known from {first} ns to {last} ns only (asked for {t0} to {t1}); choose a window inside.")
     return energy_at(table, t1) - energy_at(table, t0)
