@@ -10,7 +10,7 @@ from pytest_physics.workloads.select import language_model_for
 
 
 @pytest.fixture(scope="session")
-def joule_curve(rig: Rig, heat_soaked) -> JouleCurve:
+def joule_curve(rig: Rig, idle_baseline, heat_soaked) -> JouleCurve:
     """Energy per token against batch size on the heat-soaked GPU."""
     model = language_model_for(rig.gpu.device, rig.settings.experiment.model)
     return run_joule_curve(rig.gpu, rig.session, model)

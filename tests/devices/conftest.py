@@ -43,6 +43,10 @@ class FakeNvml:
         self._opened.append(device)
         return device
 
+    def advance(self, seconds: float) -> None:
+        """Move the driver's time on, without waiting."""
+        self._library.fakenvml_advance(ctypes.c_double(seconds))
+
     def calls(self, function: str) -> int:
         """How often the C function was called since the driver started."""
         return int(self._library.fakenvml_calls(function.encode()))

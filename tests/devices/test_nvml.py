@@ -13,6 +13,7 @@ import pynvml
 import pytest
 from fakenvml import A100, GH200, H100, RTX3090, Live, environment
 
+from pytest_physics.clock import VirtualClock
 from pytest_physics.devices.base import CHANNELS, READ_OK, Device, DeviceSpec, ReadingKind
 from pytest_physics.devices.nvml import NvmlDevice, open_device
 from pytest_physics.devices.nvml.library import GPU_IS_LOST, NO_DATA, NO_PERMISSION, NOT_SUPPORTED
@@ -113,21 +114,22 @@ def test_instant_and_average_have_caches_of_their_own(fake_nvml):
 def test_throttle_counters_accumulate(fake_nvml):
     """A card throttled since t = 0 for thermal reasons counts nanoseconds, the others stand still."""
     device = fake_nvml.open(H100 + "at 0 share_75 1\nat 0 share_270 0.5\n")
-    first, t0_ns = reading(device), time.perf_counter_ns()
-    time.sleep(0.05)
-    second, t1_ns = reading(device), time.perf_counter_ns()
+    first = reading(device)
+    fake_nvml.advance(100)
+    second = reading(device)
     elapsed_ns = second["thermal_ns"] - first["thermal_ns"]
-    assert 0.05e9 <= elapsed_ns <= t1_ns - t0_ns + 0.02e9
-    assert second["hardware_thermal_ns"] - first["hardware_thermal_ns"] == pytest.approx(elapsed_ns / 2, abs=1e6)
+    assert elapsed_ns == pytest.approx(100e9, abs=2e9)
+    assert second["hardware_thermal_ns"] - first["hardware_thermal_ns"] == pytest.approx(elapsed_ns / 2, rel=0.01)
     assert second["power_brake_ns"] == second["power_cap_ns"] == 0
 
 
 def test_a_counter_reset_is_passed_on_as_it_is(fake_nvml):
     """The device does not repair a counter that goes back: whoever integrates must see it."""
-    device = fake_nvml.open(H100.replace("energy 0.1", "energy 0.001") + "counter_reset 0.15\n")
+    device = fake_nvml.open(H100 + "counter_reset 1000\n")
+    fake_nvml.advance(900)
     before = reading(device)["energy_j"]
-    time.sleep(0.2)
-    assert reading(device)["energy_j"] < 1000 <= before
+    fake_nvml.advance(101)
+    assert reading(device)["energy_j"] < 100_000 < before
 
 
 def test_an_unknown_p_state_is_missing_not_32(fake_nvml):
@@ -308,17 +310,17 @@ def test_a_failed_field_list_takes_the_fields_only(fake_nvml):
 
 def test_a_channel_that_fails_while_opening_may_come_back(fake_nvml):
     """A timeout at opening is no property of the card: the channel exists and is missing until it answers."""
-    device = fake_nvml.open(H100 + "fault field:82 10 between -1 0.2\n")
+    device = fake_nvml.open(H100 + "fault field:82 10 between -1 100\n")
     assert failures(device) == {"memory_temperature_c": 10}
-    time.sleep(0.25)
+    fake_nvml.advance(101)
     assert failures(device) == {}
 
 
 def test_a_lost_gpu_is_missing_everywhere_from_then_on(fake_nvml):
     """Every channel is NaN with code 15, and the dead card is left alone."""
-    device = fake_nvml.open(H100 + "lost 0.3\n")
+    device = fake_nvml.open(H100 + "lost 100\n")
     reading(device)
-    time.sleep(0.35)
+    fake_nvml.advance(101)
     assert failures(device) == dict.fromkeys(NVML_CHANNELS, GPU_IS_LOST)
     asked = fake_nvml.calls("nvmlDeviceGetFieldValues")
     assert failures(device) == dict.fromkeys(NVML_CHANNELS, GPU_IS_LOST)
@@ -410,11 +412,15 @@ def test_a_process_that_ended_since_it_was_listed_is_no_riddle(fake_nvml):
 
 def test_processes_are_listed_once_per_period(fake_nvml, orphan):
     """Between listings the count is held; the next one sees who has come."""
-    device = fake_nvml.open(H100 + f"process {orphan} 500 0.15 100\n", index=0, process_period_s=0.3)
+    device = fake_nvml.open(H100 + f"process {orphan} 500 100 1000\n", index=0, process_period_s=5)
+    device._processes._clock = clock = VirtualClock(start_ns=device.clock.now_ns())
     before = fake_nvml.calls("nvmlDeviceGetComputeRunningProcesses_v3")
     assert [reading(device)["foreign_processes"] for _ in range(20)] == [0] * 20
     assert fake_nvml.calls("nvmlDeviceGetComputeRunningProcesses_v3") == before + 1
-    time.sleep(0.32)
+    fake_nvml.advance(101)
+    clock.advance_to_ns(clock.now_ns() + 4_999_999_999)
+    assert reading(device)["foreign_processes"] == 0
+    clock.advance_to_ns(clock.now_ns() + 1)
     assert reading(device)["foreign_processes"] == 1
 
 

@@ -26,7 +26,8 @@
  *   stale T0 T1                     both power sensors repeat the reading of T0
  *   counter_reset T                 the energy counter starts again from zero
  *
- * fakenvml_reload() reads the script again and forgets counts; fakenvml_calls(name) counts calls; fakenvml_initialised() is init minus shutdown.
+ * fakenvml_reload() reads the script again and forgets counts; fakenvml_advance(s) moves t on without waiting; fakenvml_calls(name) counts
+ * calls; fakenvml_initialised() is init minus shutdown.
  * Built with -DFAKENVML_OLD the library lacks the symbols that came after the 470 drivers.
  * A statement that cannot be read makes nvmlInit fail with 999 and a line on stderr.
  */
@@ -452,6 +453,7 @@ API long fakenvml_calls(const char *name) {
     return n;
 }
 API void fakenvml_reload(void) { pthread_mutex_lock(&fake.lock); load_script(); pthread_mutex_unlock(&fake.lock); }
+API void fakenvml_advance(double s) { pthread_mutex_lock(&fake.lock); fake.epoch_ns -= (int64_t)(s * 1e9); pthread_mutex_unlock(&fake.lock); }
 API int fakenvml_initialised(void) { return fake.initialised; }
 
 /* ---- system ---- */

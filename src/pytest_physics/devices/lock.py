@@ -97,9 +97,7 @@ class DeviceLock:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
             os.close(file)
-            raise DeviceBusyError(
-                f"{self.path} is not a plain file, so it cannot be the lock of device '{self.identity}'. Remove it."
-            )
+            raise DeviceBusyError(f"{self.path} is not a plain file, so it cannot be the lock of device '{self.identity}'. Remove it.")
         return file
 
     def _sign(self) -> None:
@@ -158,8 +156,6 @@ def _read_holder(file: int) -> dict[str, str]:
     """What the holder wrote, as printable text; empty where it is not what we write."""
     try:
         said = json.loads(os.pread(file, _READABLE_BYTES, 0))
-        return {
-            key: str(said[key])[:80] for key in ("pid", "run_id", "since") if str(said.get(key, "")).isprintable() and key in said
-        }
+        return {key: str(said[key])[:80] for key in ("pid", "run_id", "since") if str(said.get(key, "")).isprintable() and key in said}
     except (ValueError, AttributeError):
         return {}

@@ -1,8 +1,8 @@
 """The Joule curve: energy and time per token against batch size, prefill and decode apart.
 
 Protocol: warm up; one short look at every arm to choose how often the work is repeated in a window, so that the sensor sees enough of it;
-then repetitions of all arms in blocks, forwards and backwards in turn (ABBA) from a seeded order, each window in idle surroundings; idle
-baselines before and after. An arm that does not fit is left out with its reason, and the sweep goes on. On an instrument without power or
+then repetitions of all arms in blocks, forwards and backwards in turn (ABBA) from a seeded order, each window in idle surroundings; the
+last idle baseline before the sweep, and one after it. An arm that does not fit is left out with its reason, and the sweep goes on. On an instrument without power or
 counter only time is measured.
 """
 
@@ -12,6 +12,7 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from pytest_physics.clock import NS_PER_S
 from pytest_physics.errors import ConfigurationError
@@ -52,6 +53,8 @@ class JouleCurve:
     """Energy of each window; empty on an instrument without power."""
     left_out: dict[Arm, str] = field(default_factory=dict)
     """Arms that were not measured, and why."""
+    phase: str = ""
+    """Phase that holds all windows."""
     canaries: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     """Windows of the canary before and after; empty on a virtual clock."""
 
@@ -66,7 +69,7 @@ class JouleCurve:
     def time_per_token(self, batch: int, phase: str = "decode") -> Estimate:
         """Time per token in s/token: median over the repetitions of one arm."""
         arm = self._measured(Arm(phase=phase, batch=batch))
-        parameters = {"windows": [window.id for window in self.windows[arm]], "work": "tokens"}
+        parameters: dict[str, Any] = {"windows": [window.id for window in self.windows[arm]], "work": "tokens", "span": self.phase}
         if self.canaries[0]:
             parameters |= {"canaries_before": list(self.canaries[0]), "canaries_after": list(self.canaries[1])}
         return self.session.evaluate(Recipe(op="windows.time_per_work", parameters=parameters))
@@ -110,14 +113,15 @@ def run_joule_curve(
     settings = session.settings.experiment
     sweep = _Sweep(instrument, session, workload, tuple(batches or settings.batches))
     curve = JouleCurve(session=session, instrument=instrument)
+    before = sweep.baseline_before()
     workload.warm_up()
-    before = sweep.baselines()
-    with instrument.phase("joule curve"):
+    with instrument.phase("joule curve") as phase:
+        curve.phase = phase.id
         canaries_before = sweep.canaries()
         for arm in sweep.order():
             sweep.measure(arm, curve)
         canaries_after = sweep.canaries()
-    after = sweep.baselines()
+    after = sweep.baseline()
     curve.canaries = (canaries_before, canaries_after)
     if instrument.metered:
         sweep.evaluate_energies(curve, (*before, *after))
@@ -189,7 +193,11 @@ class _Sweep:
         if self.instrument.metered:
             self.instrument.sleep(self.instrument.tail_ns / NS_PER_S)
 
-    def baselines(self) -> tuple[BaselineRecord, ...]:
+    def baseline_before(self) -> tuple[BaselineRecord, ...]:
+        """The last idle baseline, or one measured now: minutes of idle here would undo a heat soak."""
+        return tuple(self.instrument.baselines[-1:]) or self.baseline()
+
+    def baseline(self) -> tuple[BaselineRecord, ...]:
         """An idle baseline, where power can be measured."""
         return (self.instrument.baseline(),) if self.instrument.metered and self.instrument.has("power_w") else ()
 
@@ -215,7 +223,7 @@ class _Sweep:
 def _record(curve: JouleCurve) -> None:
     """Write the curve's points and its law into the run."""
     result = curve.session.result
-    for arm in curve.windows:
+    for arm in sorted(curve.windows, key=lambda arm: (arm.phase, arm.batch)):
         at: dict[str, Label] = {"batch": arm.batch, "phase": arm.phase, "instrument": curve.instrument.name}
         result(EXPERIMENT, "time per token", curve.time_per_token(arm.batch, arm.phase), **at)
         if curve.energies:

@@ -413,7 +413,9 @@ def _foreign_gate(series: _Series) -> Gate:
     )  # fmt: skip
 
 
-def _states_gate(series: _Series, name: str, what: str, column: FloatArray | None, limit: int, unit: str) -> Gate:
+def _states_gate(  # noqa: PLR0917 -- private, one table of calls
+    series: _Series, name: str, what: str, column: FloatArray | None, limit: int, unit: str
+) -> Gate:
     if column is None or not np.isfinite(column).any():
         return _unchecked(series, name, what, "states", read=column is not None)
     values, counts = np.unique(column[np.isfinite(column)], return_counts=True)
@@ -555,7 +557,8 @@ def _median_gate(series: _Series) -> Gate:
     limit = 2 * series.u_w + series.resolution_w / 2  # a median sits on a step of the sensor
     return series.gate(
         "idle mean and median", distance, limit, "W", passed=distance <= limit, warning=True,
-        reason=f"mean {series.mean_w:.4g} W and median {series.median_w:.4g} W differ by {distance:.3g} W (limit {limit:.3g} W: 2 u and half a step)"
+        reason=f"mean {series.mean_w:.4g} W and median {series.median_w:.4g} W differ by {distance:.3g} W "
+        f"(limit {limit:.3g} W: 2 u and half a step)"
         + ("" if distance <= limit else ": readings are skewed; the mean stays the estimate, because energy is additive"),
         remedy="look at the idle trace for bursts",
     )  # fmt: skip

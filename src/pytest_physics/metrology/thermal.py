@@ -103,7 +103,8 @@ class SoakLimits:
                 raise ValueError(f"'{name}' must be > 0 (got {getattr(self, name)}).")
         if self.confident_slope_c_per_min > self.slope_c_per_min:
             raise ValueError(
-                f"'confident_slope_c_per_min' must be <= 'slope_c_per_min' (got {self.confident_slope_c_per_min} and {self.slope_c_per_min})."
+                f"'confident_slope_c_per_min' must be <= 'slope_c_per_min' "
+                f"(got {self.confident_slope_c_per_min} and {self.slope_c_per_min})."
             )
 
     def min_window_s(self, resolution_c: float, tau_s: float | None = None) -> float:
@@ -313,8 +314,7 @@ def _covariance(jacobian: FloatArray, residuals: FloatArray) -> FloatArray:
     scatter = series_mean(residuals) if np.ptp(residuals) > 0 else None
     inflation = n / scatter.n_eff if scatter else 1.0
     variance = float(residuals @ residuals) / max(1, n - 3) * inflation
-    covariance: FloatArray = np.linalg.pinv(jacobian.T @ jacobian) * variance
-    return covariance
+    return np.asarray(np.linalg.pinv(jacobian.T @ jacobian) * variance, dtype=np.float64)
 
 
 def _remaining(amplitude: float, tau: float, covariance: FloatArray, near_c: float, now_s: float) -> tuple[float, float]:

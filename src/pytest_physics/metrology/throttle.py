@@ -1,12 +1,12 @@
-"""Throttling: did the device run below its clocks, why, for which share of a window, and did it do the work at all?
+"""Throttling: for which share of a window the device ran below its clocks, why, and whether it did the work at all.
 
-A polled mask of event reasons misses an episode of length l with probability 1 − l/p at polling period p, so the cumulative counters
+A polled mask of event reasons misses an episode of length l with probability 1 − l/p at period p, so the cumulative counters
 speak where the device has them: their increase between the samples that bracket a window, over that time, is the exact fraction. The
 mask is looked at as well; either may refuse. Unknown bits refuse: what is not understood is not benign.
 
 Fails (sees nothing) where a device reports neither: the gate then warns "not checked".
 
-References: NVML header, ``nvmlClocksEventReason*`` and fields 74–81, 269–271; TR122 §1.5 and its contradiction I-27 (thermal bits were never
+References: NVML header, ``nvmlClocksEventReason*`` and fields 74–81, 269–271; TR122 §1.5 and its contradiction I-27 (no thermal bit was
 decoded, the heuristic was fed constants).
 """
 
@@ -28,7 +28,7 @@ IntArray = NDArray[np.int64]
 HARDWARE_SLOWDOWN_DEBOUNCE = 2
 """Consecutive reads that make a hardware slowdown: the bit may blip when the P-state changes."""
 CLOCK_PARITY_LIMIT = 0.02
-"""Two of the 15 MHz steps of a boosting GPU at 1.5 GHz; a larger difference of clocks is a difference of speed that the arms did not earn."""
+"""Two of the 15 MHz steps of a boosting GPU at 1.5 GHz; a larger difference is one of speed that the arms did not earn."""
 STALL_MIN_UTILISATION = 0.5
 STALL_MIN_RISE = 0.10
 """A device that computes draws at least this share above idle."""
@@ -89,6 +89,9 @@ def classify(mask: int) -> frozenset[EventClass]:
     if mask & ~KNOWN_BITS:
         classes.add(EventClass.REFUSE_UNKNOWN)
     return frozenset(classes)
+
+
+NOTHING_DECLARED = EventReason(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +164,7 @@ CAUSES = (
 """Every cause that is looked for, one gate each."""
 
 
-def throttle_gates(
+def throttle_gates(  # noqa: PLR0917 -- the order of a window: samples, then bounds, then name
     t_ns: IntArray,
     reasons: FloatArray | None,
     counters: Mapping[str, FloatArray],
@@ -169,7 +172,7 @@ def throttle_gates(
     t1_ns: int,
     scope: str,
     *,
-    declared: EventReason = EventReason(0),
+    declared: EventReason = NOTHING_DECLARED,
 ) -> tuple[Gate, ...]:
     """One gate per cause of throttling in the window [t0, t1].
 
@@ -188,7 +191,7 @@ def throttle_gates(
     if not t1_ns > t0_ns:
         raise ValueError(f"'t1_ns' must lie after 't0_ns' (got {t0_ns} and {t1_ns}).")
     window = _Window(t_ns=t_ns, t0_ns=t0_ns, t1_ns=t1_ns)
-    return tuple(_cause_gate(cause, window, reasons, counters, declared, scope) for cause in CAUSES)
+    return tuple(_cause_gate(cause, window=window, reasons=reasons, counters=counters, declared=declared, scope=scope) for cause in CAUSES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,19 +228,22 @@ class _Finding:
 
 def _cause_gate(
     cause: _Cause,
+    *,
     window: _Window,
     reasons: FloatArray | None,
     counters: Mapping[str, FloatArray],
     declared: EventReason,
     scope: str,
 ) -> Gate:
-    findings = list(_findings(cause, window, reasons, counters))
+    findings = list(_findings(cause, window, reasons, counters, declared))
     shares = [finding.share for finding in findings if finding.share is not None]
     unread = any(finding.share is None for finding in findings)
     measured = max(shares, default=None)
-    allowed = bool(cause.bits >= 0 and int(declared) & cause.bits == cause.bits)
+    allowed = not cause.bits & ~int(declared)
     passed = not unread and measured is not None and (measured == 0 or allowed)
     text = "; ".join(finding.text for finding in findings) or "not checked: this rig reports no reasons and no counter for it"
+    if findings and cause.counters and not any(name in counters for name in cause.counters):
+        text += "; without a counter, episodes between two reads are not seen"
     share_text = "an unknown share" if measured is None else f"{measured:.2%}"
     return Gate(
         name=cause.name,
@@ -260,12 +266,15 @@ def _remedy(cause: _Cause, findings: list[_Finding], *, unread: bool) -> str:
     return cause.remedy
 
 
-def _findings(cause: _Cause, window: _Window, reasons: FloatArray | None, counters: Mapping[str, FloatArray]) -> Iterable[_Finding]:
+def _findings(
+    cause: _Cause, window: _Window, reasons: FloatArray | None, counters: Mapping[str, FloatArray], declared: EventReason
+) -> Iterable[_Finding]:
     for name in cause.counters:
         if name in counters:
             yield _from_counter(name, window.bracket(counters[name]))
     if reasons is not None:
-        yield _from_mask(cause, window.inside(reasons))
+        undeclared = cause.bits & ~int(declared)
+        yield _from_mask(undeclared or cause.bits, cause.consecutive, window.inside(reasons))
 
 
 def _from_counter(name: str, bracket: tuple[IntArray, FloatArray] | None) -> _Finding:
@@ -278,11 +287,11 @@ def _from_counter(name: str, bracket: tuple[IntArray, FloatArray] | None) -> _Fi
     return _Finding(share=increase_ns / span_ns, text=f"counter '{name}' rose by {increase_ns / 1e6:.3f} ms in {span_ns / 1e9:.3f} s")
 
 
-def _from_mask(cause: _Cause, masks: FloatArray) -> _Finding:
+def _from_mask(cause_bits: int, consecutive: int, masks: FloatArray) -> _Finding:
     if not masks.size:
         return _Finding(share=None, text="no valid read of the event reasons in or around the window")
-    bits = masks.astype(np.int64) & cause.bits
-    found = _debounced(bits != 0, cause.consecutive)
+    bits = masks.astype(np.int64) & cause_bits
+    found = _debounced(bits != 0, consecutive)
     names = _names(int(np.bitwise_or.reduce(bits[found]))) if found.any() else "none of its bits"
     return _Finding(share=float(found.mean()), text=f"{names} set in {int(found.sum())} of {masks.size} reads of the event reasons")
 
@@ -323,7 +332,8 @@ def clock_parity(median_clock_hz: Mapping[str, float], relative_limit: float = C
         limit=relative_limit,
         unit="1",
         passed=passed,
-        reason=f"median clocks were {valid[slow] / 1e6:.0f} MHz in '{slow}' and {valid[fast] / 1e6:.0f} MHz in '{fast}', {spread:.1%} apart "
+        reason=f"median clocks were {valid[slow] / 1e6:.0f} MHz in '{slow}' and {valid[fast] / 1e6:.0f} MHz in '{fast}', "
+        f"{spread:.1%} apart "
         f"(limit {relative_limit:.1%})" + ("" if passed else ": their difference is one of clocks, not of the arms"),
         remedy="" if passed else "lock the clocks, or soak the device so that both arms run in the same state, and interleave the arms",
     )
@@ -360,8 +370,8 @@ def stall_gate(
         limit=limit,
         unit="1",
         passed=passed,
-        reason=f"in {stalled:.0%} of the {n_busy} samples with utilisation of at least {STALL_MIN_UTILISATION:.0%} power was less than "
-        f"{rise_w:.3g} W above idle (limit {limit:.0%}{level})" + ("" if passed else ": the metered device did not do the work"),
+        reason=f"in {stalled:.0%} of the {n_busy} samples with utilisation of at least {STALL_MIN_UTILISATION:.0%}, power was less "
+        f"than {rise_w:.3g} W above idle (limit {limit:.0%}{level})" + ("" if passed else ": the metered device did not do the work"),
         remedy=""
         if passed
         else "check that the workload runs on the metered device, and that it does not wait for memory of the host (spill) or the CPU",

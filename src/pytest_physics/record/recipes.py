@@ -76,7 +76,7 @@ def evidence(recipe: Recipe) -> tuple[str, ...]:
     """Artifacts behind a recipe, as paths inside the run directory."""
     paths: list[str] = []
     for leaf in recipe.leaves():
-        named = [str(value) for key, value in leaf.parameters.items() if key in {"window", "phase", "baseline", "instrument"}]
+        named = [str(value) for key, value in leaf.parameters.items() if key in {"window", "phase", "span", "baseline", "instrument"}]
         named += [str(name) for key in ("windows", "baselines") for name in leaf.parameters.get(key, ())]
         for name in named:
             kind = name.rpartition("-")[2][:1]
@@ -126,8 +126,7 @@ def latest_needed(recipe: Recipe, data: RunData) -> dict[str, int]:
     for part in recipe.leaves():
         names = [*part.parameters.get("windows", ()), *(part.parameters[key] for key in ("window",) if key in part.parameters)]
         spans = [(w.instrument, w.t1_ns) for w in map(data.window, names)]
-        if "phase" in part.parameters:
-            phase = data.phase(part.parameters["phase"])
+        for phase in (data.phase(part.parameters[key]) for key in ("phase", "span") if key in part.parameters):
             spans.append((phase.instrument, phase.t1_ns or phase.t0_ns))
         for instrument, t1_ns in spans:
             reach_ns = energy_reach_ns(data.sensor(instrument)) if part.op == "window.energy" else 0
@@ -232,7 +231,10 @@ def window_work(parameters: Parameters, data: RunData) -> Estimate:
 
 @leaf("windows.time_per_work")
 def windows_time_per_work(parameters: Parameters, data: RunData) -> Estimate:
-    """Median over windows of duration per counted work, with the distribution-free interval of the median (order statistics)."""
+    """Median over windows of duration per counted work, with the distribution-free interval of the median (order statistics).
+
+    The host must have been quiet over the phase ``span``, or from the first window to the last.
+    """
     windows = [data.window(name) for name in parameters["windows"]]
     times = _times_per_work(parameters, data)
     instrument = windows[0].instrument
@@ -242,8 +244,10 @@ def windows_time_per_work(parameters: Parameters, data: RunData) -> Estimate:
         label="between windows", source="spread|" + "|".join(parameters["windows"]), contribution=(high - low) / 2 / k,
         dof=max(1, len(times) - 1), evaluation="A",
     )  # fmt: skip
-    t0, t1 = min(w.t0_ns for w in windows), max(w.t1_ns for w in windows)
-    scope = f"{windows[0].id} to {windows[-1].id}"
+    phase = data.phase(parameters["span"]) if "span" in parameters else None
+    t0 = phase.t0_ns if phase else min(w.t0_ns for w in windows)
+    t1 = int(phase.t1_ns or t0) if phase else max(w.t1_ns for w in windows)
+    scope = phase.id if phase else f"{windows[0].id} to {windows[-1].id}"
     canaries = [[data.window(name) for name in parameters.get(key, ())] for key in ("canaries_before", "canaries_after")]
     return Estimate(
         value=float(np.median(times)),

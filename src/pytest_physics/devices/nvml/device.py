@@ -105,8 +105,7 @@ class NvmlDevice:
         )
         if code != READ_OK or self._uuid is None:
             raise DeviceUnavailableError(
-                f"The GPU does not tell its name: {describe_code(code)}. See 'dmesg' for Xid errors; a lost GPU needs a "
-                "reset or a reboot."
+                f"The GPU does not tell its name: {describe_code(code)}. See 'dmesg' for Xid errors; a lost GPU needs a reset or a reboot."
             )
         if in_mig_mode(self._handle):
             raise DeviceUnavailableError(mig_reason(f"{self._name} ({self._uuid})"))
@@ -173,9 +172,7 @@ class NvmlDevice:
         if "power_average_w" in self._found:
             self._absent["power_w"] = f"{reason} Its average, 'power_average_w', is another quantity and is not put in its place."
         elif kind is None:
-            self._absent["power_w"] = (
-                f"{reason} What nvmlDeviceGetPowerUsage means on {self._family} is not known: it is not used."
-            )
+            self._absent["power_w"] = f"{reason} What nvmlDeviceGetPowerUsage means on {self._family} is not known: it is not used."
         elif kind is ReadingKind.INSTANT:
             self._probe_power_usage("power_w", kind)
         else:
@@ -219,9 +216,7 @@ class NvmlDevice:
         self._add("foreign_processes", ReadingKind.STATE, 1, f"{call.functions[0]}, every {period_s:g} s")
 
     def _add(self, channel: str, kind: ReadingKind, resolution: float, source: str) -> None:
-        self._found[channel] = Channel(
-            name=channel, kind=kind, resolution=resolution, provenance=Provenance.MEASURED, source=source
-        )
+        self._found[channel] = Channel(name=channel, kind=kind, resolution=resolution, provenance=Provenance.MEASURED, source=source)
 
     def _why(self, what: str, code: int) -> str:
         return f"{what} answers {describe_code(code)} on {self._name} with driver {self._driver}.{_REMEDIES.get(code, '')}"
@@ -301,9 +296,7 @@ class NvmlDevice:
             if code == READ_OK:
                 values[place] = field_value(answer, unit)
 
-    def _read_call(
-        self, call: Call, places: Sequence[tuple[int, Callable[[Any], float]]], values: list[float], codes: list[int]
-    ) -> None:
+    def _read_call(self, call: Call, places: Sequence[tuple[int, Callable[[Any], float]]], values: list[float], codes: list[int]) -> None:
         answer, code = call.ask(self._handle)
         self._lost = code == GPU_IS_LOST
         for place, extract in places:
@@ -339,9 +332,7 @@ def _checked(spec: DeviceSpec) -> Mapping[str, Any]:
     for key in spec.parameters:
         if key not in _PARAMETERS:
             nearest = difflib.get_close_matches(key, _PARAMETERS, n=1, cutoff=0.0)[0]
-            raise ConfigurationError(
-                f"An nvml device has no parameter '{key}'; did you mean '{nearest}'? It has {', '.join(_PARAMETERS)}."
-            )
+            raise ConfigurationError(f"An nvml device has no parameter '{key}'; did you mean '{nearest}'? It has {', '.join(_PARAMETERS)}.")
     chosen = [key for key in SELECTORS if key in spec.parameters]
     if len(chosen) > 1:
         raise ConfigurationError(f"An nvml device is named by one of {', '.join(SELECTORS)} (got {' and '.join(chosen)}).")

@@ -43,8 +43,7 @@ _INITIALISATION = {
         "it. Install the driver, or start the container with '--gpus all'."
     ),
     DRIVER_NOT_LOADED: (
-        "NVML's library is here but the NVIDIA kernel driver is not loaded. Load it with 'modprobe nvidia', or run on a "
-        "machine with a GPU."
+        "NVML's library is here but the NVIDIA kernel driver is not loaded. Load it with 'modprobe nvidia', or run on a machine with a GPU."
     ),
     VERSION_MISMATCH: (
         "NVML's library and the loaded NVIDIA kernel driver have different versions, as after a driver update without a reboot. "
