@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 from hypothesis import given
@@ -160,12 +159,3 @@ def test_file_names_are_plain_and_different(first, second):
     assert "/" not in name
     assert len(name) < 120
     assert (name == _file_name(second)) == (first == second)
-
-
-def test_locking_is_quick(tmp_path):
-    """Refusal does not wait: below 50 ms, where a blocking flock would hang."""
-    with DeviceLock("GPU-1", directory=tmp_path):
-        start = time.perf_counter()
-        with pytest.raises(DeviceBusyError):
-            DeviceLock("GPU-1", directory=tmp_path).acquire()
-        assert time.perf_counter() - start < 0.05

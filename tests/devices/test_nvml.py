@@ -93,7 +93,8 @@ def test_one_read_makes_one_field_values_call(fake_nvml):
 def test_the_power_is_that_of_the_moment(fake_nvml, tmp_path):
     """A step of the true power arrives in the instant channel after its window, in the average only partly."""
     live = Live(tmp_path / "live")
-    device = fake_nvml.open(H100.replace("at 0 power_w 123.456\n", f"live {live.path}\n"))
+    script = H100.replace("average 0.1 1 ", "average 0.1 100 ")
+    device = fake_nvml.open(script.replace("at 0 power_w 123.456\n", f"live {live.path}\n"))
     start_ns = time.perf_counter_ns()
     live.power_w(80, t_ns=start_ns - 5_000_000_000)
     assert reading(device)["power_w"] == 80

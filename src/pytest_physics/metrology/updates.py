@@ -106,7 +106,7 @@ def typical_interval_s(t_ns: IntArray) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Comb:
+class NumberedTicks:
     """Changes numbered along the sensor's ticks; a segment is a stretch in which the numbering is certain."""
 
     segment: IntArray
@@ -155,21 +155,21 @@ def comb_is_visible(interval_s: float, update_period_s: float) -> bool:
 
 def _on_comb(t_s: FloatArray, period_s: float) -> tuple[FloatArray, float]:
     """Instants ``t_s`` moved onto their comb, and the refined period."""
-    comb = _number(t_s[:REFINING_CHANGES], period_s)
+    comb = number_ticks(t_s[:REFINING_CHANGES], period_s)
     weight = float(comb.tick @ comb.tick)
     refined_s = float(comb.tick @ comb.time_s) / weight if weight > 0 else period_s
     if abs(refined_s / period_s - 1) > MAX_PERIOD_CORRECTION:
         refined_s = period_s
-    comb = _number(t_s, refined_s)
+    comb = number_ticks(t_s, refined_s)
     residual_s = comb.time_s - refined_s * comb.tick
-    return t_s - residual_s + _local_mean(residual_s, comb.segment), refined_s
+    return t_s - residual_s + local_mean(residual_s, comb.segment), refined_s
 
 
-def _number(t_s: FloatArray, period_s: float) -> _Comb:
-    """Number the ticks; a step that is no multiple of the period, or too long, starts a new segment."""
+def number_ticks(t_s: FloatArray, period_s: float, *, slack_s: float = 0.0) -> NumberedTicks:
+    """Number the ticks; a step that is no multiple of the period (to 0.3 of it, plus slack), or too long, starts a new segment."""
     step_s = np.diff(t_s)
     ticks = np.rint(step_s / period_s)
-    broken = (np.abs(step_s - ticks * period_s) > 0.3 * period_s) | (ticks < 1) | (ticks > MAX_SKIPPED_TICKS)
+    broken = (np.abs(step_s - ticks * period_s) > 0.3 * period_s + slack_s) | (ticks < 1) | (ticks > MAX_SKIPPED_TICKS)
     ticks[broken] = 0.0
     zero = np.zeros(1)
     segment = np.concatenate([zero.astype(np.int64), np.cumsum(broken)])
@@ -177,10 +177,10 @@ def _number(t_s: FloatArray, period_s: float) -> _Comb:
     size = np.bincount(segment)
     centre_tick = (np.bincount(segment, tick) / size)[segment]
     centre_s = (np.bincount(segment, t_s) / size)[segment]
-    return _Comb(segment=segment, tick=tick - centre_tick, time_s=t_s - centre_s, centre_s=centre_s)
+    return NumberedTicks(segment=segment, tick=tick - centre_tick, time_s=t_s - centre_s, centre_s=centre_s)
 
 
-def _local_mean(values: FloatArray, segment: IntArray) -> FloatArray:
+def local_mean(values: FloatArray, segment: IntArray) -> FloatArray:
     """Mean over the neighbours of each value in its own segment."""
     position = np.arange(len(values))
     stops = np.cumsum(np.bincount(segment))

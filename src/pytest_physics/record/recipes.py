@@ -24,7 +24,7 @@ from pytest_physics.metrology.baseline import IdleAssessment, IdleLimits, IdleSa
 from pytest_physics.metrology.curves import LINEAR_LAW
 from pytest_physics.metrology.host import HOST_LIMITS, canary_gate, host_gates
 from pytest_physics.metrology.quality import Provenance, Quality
-from pytest_physics.metrology.thermal import SoakAssessment, SoakLimits, assess_soak
+from pytest_physics.metrology.thermal import SECONDS_PER_MINUTE, SoakAssessment, SoakLimits, assess_soak
 from pytest_physics.metrology.throttle import clock_parity
 from pytest_physics.metrology.uncertainty import ARITHMETIC, Component, Estimate, Gate, Recipe, coverage_factor
 from pytest_physics.metrology.updates import distinct_updates
@@ -229,7 +229,15 @@ def window_work(parameters: Parameters, data: RunData) -> Estimate:
     return _work(parameters, data)
 
 
-@leaf("windows.time_per_work")
+def _time_truth(parameters: Parameters, data: RunData) -> Estimate | None:
+    """On a virtual clock durations are exact; on a real one nobody knows better."""
+    instrument = data.window(parameters["windows"][0]).instrument
+    if data.truth_table(instrument) is None:
+        return None
+    return Estimate.exact(float(np.median(_times_per_work(parameters, data))), f"s/{str(parameters['work']).removesuffix('s')}")
+
+
+@leaf("windows.time_per_work", truth=_time_truth)
 def windows_time_per_work(parameters: Parameters, data: RunData) -> Estimate:
     """Median over windows of duration per counted work, with the distribution-free interval of the median (order statistics).
 
@@ -472,7 +480,32 @@ def _soak_of(parameters: Parameters, data: RunData) -> SoakAssessment:
     return soak_assessment(data, phase.instrument, phase.t0_ns, int(phase.t1_ns or phase.t0_ns))
 
 
-@leaf("soak.slope")
+def _slope_truth(parameters: Parameters, data: RunData) -> Estimate | None:
+    """Least-squares slope of the twin's true die temperature over the same window."""
+    phase = data.phase(parameters["phase"])
+    table, found = data.truth_table(phase.instrument), _soak_of(parameters, data)
+    if table is None or found.slope is None:
+        return None
+    end_s = int(phase.t1_ns or phase.t0_ns) / NS_PER_S
+    t_s = np.linspace(end_s - found.slope.window_s, end_s, TRUTH_POINTS)
+    true_c = np.interp(t_s, table["t_ns"] / NS_PER_S, table["node_0_c"])
+    return Estimate.exact(float(np.polyfit(t_s - end_s, true_c, 1)[0]) * SECONDS_PER_MINUTE, "°C/min")
+
+
+def _plateau_truth(parameters: Parameters, data: RunData) -> Estimate | None:
+    """Die temperature of the twin if the power at the end of the soak lasted for ever."""
+    phase = data.phase(parameters["phase"])
+    table = data.truth_table(phase.instrument)
+    if table is None:
+        return None
+    last = int(np.searchsorted(table["t_ns"], int(phase.t1_ns or phase.t0_ns), side="left")) - 1
+    return Estimate.exact(float(table["settled_c"][last]), "°C")
+
+
+TRUTH_POINTS = 1000
+
+
+@leaf("soak.slope", truth=_slope_truth)
 def soak_slope(parameters: Parameters, data: RunData) -> Estimate:
     """Temperature slope over the last window of a soak, °C per minute; its interval is the resolution-aware one."""
     found = _soak_of(parameters, data)
@@ -481,7 +514,7 @@ def soak_slope(parameters: Parameters, data: RunData) -> Estimate:
     return _thermal_estimate(parameters, data, found, value, half, "°C/min", found.slope.method if found.slope else "none")
 
 
-@leaf("soak.plateau")
+@leaf("soak.plateau", truth=_plateau_truth)
 def soak_plateau(parameters: Parameters, data: RunData) -> Estimate:
     """Fitted final temperature of a soak, °C."""
     found = _soak_of(parameters, data)

@@ -33,7 +33,9 @@ from pytest_physics.report.rows import (
     GateRow,
     LimitCell,
     budget_rows,
+    claim_scale,
     estimate_cell,
+    gate_row,
     gate_rows,
     limit_cell,
     recipe_text,
@@ -54,7 +56,7 @@ from pytest_physics.report.summary import (
 )
 
 MAX_GATES = 300
-"""Gates that passed shown one by one in the validity table."""
+"""Gates listed one by one beside those that refused or warned."""
 
 _FAVICON_COLOURS = {
     Verdict.REFUTED: "#b3261e",
@@ -147,7 +149,7 @@ def _claim_view(reader: RunReader, claim: ClaimRecord) -> ClaimView:
         glyph = interval_glyph(estimate, claim.operator, claim.limit, claim.truth)
     return ClaimView(
         record=claim, anchor=f"claim-{fmt.slug(claim.id)}", css=_css(claim.verdict), glyph=GLYPHS[claim.verdict],
-        estimate=estimate_cell(estimate, claim.truth) if estimate else None, limit=limit_cell(claim), interval=Markup(glyph),  # noqa: S704 -- digits only
+        estimate=estimate_cell(estimate, claim.truth, claim_scale(claim)) if estimate else None, limit=limit_cell(claim), interval=Markup(glyph),  # noqa: S704 -- digits only
         gates=gate_rows(claim_gates(claim)), budget=budget_rows(estimate) if estimate else [], recipe=recipe_text(claim.recipe),
         evidence=[(text, _link(reader.path, text)) for text in claim.evidence],
         attempts=sorted((c for c in reader.claims if c.id == claim.id), key=lambda c: c.attempt),
@@ -155,14 +157,20 @@ def _claim_view(reader: RunReader, claim: ClaimRecord) -> ClaimView:
 
 
 def _gate_context(reader: RunReader) -> dict[str, Any]:
-    """Every distinct gate of the run; those that failed or warned, and those that passed, with their counts."""
+    """Every distinct gate of the run: what refused or warned, then the others one by one, with their counts."""
     gates = all_gates(reader)
-    passed = [gate for gate in gates if gate.passed]
+    bad = [gate for gate in gates if not gate.passed]
+    listed = gate_rows(bad)
+    # warnings that share a row above are listed one by one below, with what passed
+    rest = [gate for gate in gates if gate.passed or (gate.warning and gate_row(gate) not in listed)]
     return {
-        "gates_bad": [row for gate in gates if not gate.passed for row in gate_rows([gate])],
-        "gates_passed": [row for gate in passed[:MAX_GATES] for row in gate_rows([gate])],
-        "n_gates": len(gates), "n_gates_passed": len(passed), "n_gates_warned": sum(g.warning and not g.passed for g in gates),
-    }  # fmt: skip
+        "gates_bad": listed,
+        "gates_listed": [gate_row(gate) for gate in rest[:MAX_GATES]],
+        "n_gates": len(gates),
+        "n_gates_passed": len(gates) - len(bad),
+        "n_gates_warned": sum(gate.warning for gate in bad),
+        "n_gates_listed": len(rest),
+    }
 
 
 def _css(verdict: Verdict) -> str:
@@ -195,7 +203,7 @@ def _durations(reader: RunReader) -> list[str]:
         if end_ns is None and name in traces and len(traces[name]):
             end_ns, at_least = int(traces[name].t_ns[-1]), "at least "
         if end_ns is not None:
-            out.append(f"{name}: {at_least}{fmt.duration((end_ns - instrument.started.t_ns) / NS_PER_S)} ({instrument.clock} clock)")
+            out.append(f"{name}: {at_least}{fmt.duration((end_ns - instrument.started.t_ns) / NS_PER_S)} (clock: {instrument.clock})")
     return out
 
 

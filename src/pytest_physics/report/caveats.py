@@ -10,6 +10,7 @@ from pytest_physics.metrology.response import UNCALIBRATED_GAIN
 from pytest_physics.record.reader import RunReader
 from pytest_physics.record.schema import ClaimRecord, SensorRecord
 from pytest_physics.report import format as fmt
+from pytest_physics.report.rows import gate_rows
 from pytest_physics.report.summary import all_gates, coverage, is_complete, state_words
 
 FULL_PROFILE = "publish"
@@ -94,7 +95,8 @@ def _profile(reader: RunReader, _: Sequence[ClaimRecord]) -> list[str]:
 
 
 def _warned(reader: RunReader, _: Sequence[ClaimRecord]) -> list[str]:
-    return [f"{gate.name} ({gate.scope}): {_ended(gate.reason)}" for gate in all_gates(reader) if gate.warning and not gate.passed]
+    warned = gate_rows(gate for gate in all_gates(reader) if gate.warning and not gate.passed)
+    return [f"{row.name} ({row.scope}): {_ended(row.reason)}" for row in warned]
 
 
 def _missed(reader: RunReader, _: Sequence[ClaimRecord]) -> list[str]:

@@ -182,7 +182,7 @@ def baseline(record: BaselineRecord, instrument: InstrumentRecord | None) -> Dra
     shown = quantity(record.mean_w, _expanded(record.u_w, record.dof), "W")
     caption = (
         f"Baseline {record.id}: n = {count(record.n)} distinct sensor updates, worth {number(record.n_eff, digits=3)} independent ones; "
-        f"mean {shown} (95 %), {_reduced(len(y))}. {RAW}"
+        f"mean {shown} (95 %, noise alone), {_reduced(len(y))}. {RAW}"
     )
     return Drawing(id=key, svg=drawn, caption=caption)
 
@@ -190,7 +190,7 @@ def baseline(record: BaselineRecord, instrument: InstrumentRecord | None) -> Dra
 def _mean_band(ax: Axes, mean_w: float | None, expanded_w: float | None) -> None:
     if mean_w is None:
         return
-    ax.axhline(mean_w, color=svg.SERIES[1], linewidth=1.2, label="mean ± U")
+    ax.axhline(mean_w, color=svg.SERIES[1], linewidth=1.2, label="mean ± U of the noise")
     if expanded_w:
         ax.axhspan(mean_w - expanded_w, mean_w + expanded_w, facecolor=svg.SERIES[1], alpha=0.22, edgecolor="none")
 
@@ -370,11 +370,24 @@ def _curve_panel(ax: Axes, name: str, unit: str, x: str, rows: Sequence[ResultRe
             )
     _swept_axis(ax, [float(r.coordinates[x]) for r in rows], x)
     title = printable(name[:1].upper() + name[1:])
-    ax.set_title(f"{title} in {scale.unit}" if scale.unit else title)
-    ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
+    title = f"{title} in {scale.unit}" if scale.unit else title
+    ax.set_title(f"{title}, logarithmic" if _logarithmic(ax, rows) else title)
     if ax.get_legend_handles_labels()[1]:
         ax.legend(loc="best")
     svg.horizontal_grid(ax)
+
+
+def _logarithmic(ax: Axes, rows: Sequence[ResultRecord]) -> bool:
+    """A logarithmic axis where the values span a factor of 20 and every interval is above 0; else an axis from 0."""
+    values = [r.estimate.value or 0.0 for r in rows]
+    lowest = min((r.estimate.value or 0.0) - (r.estimate.expanded or 0.0) for r in rows)
+    if lowest <= 0 or max(values) < 20 * min(values):
+        ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
+        return False
+    ax.set_yscale("log")
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(lambda v, _: number(v))
+    return True
 
 
 def _lines(rows: Sequence[ResultRecord], x: str) -> Mapping[str, list[ResultRecord]]:
@@ -384,7 +397,7 @@ def _lines(rows: Sequence[ResultRecord], x: str) -> Mapping[str, list[ResultReco
     for record in sorted(rows, key=lambda r: float(r.coordinates[x])):
         others = [str(v) if isinstance(v, str) else f"{k} {v}" for k, v in record.coordinates.items() if k in telling]
         lines.setdefault(printable(", ".join(others), 40), []).append(record)
-    return lines
+    return dict(sorted(lines.items()))
 
 
 def _swept_axis(ax: Axes, values: Sequence[float], name: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_physics.metrology.quality import Quality
@@ -16,7 +16,7 @@ from pytest_physics.report import format as fmt
 from pytest_physics.report.summary import distinct, holds_truth
 
 MAX_PLACES = 3
-"""Gates that passed under one name and limit share a row where there are more of them."""
+"""Gates that warned, or passed, under one name and limit share a row where there are more of them."""
 MAX_TERMS = 12
 """Terms of an uncertainty budget shown one by one."""
 CANCELLED_SHARE = 1e-18
@@ -40,10 +40,10 @@ class GateRow:
 
 
 def gate_rows(gates: Iterable[GateRecord]) -> list[GateRow]:
-    """Refusals and warnings one by one, first; what passed grouped by name and limit where there are many places."""
+    """Refusals one by one, first; then warnings and what passed, grouped by name and limit where there are many places."""
     groups: dict[tuple[object, ...], list[GateRecord]] = {}
     for i, gate in enumerate(distinct(gates)):
-        key = (gate.name, gate.limit, gate.unit) if gate.passed else (i,)
+        key = (gate.name, gate.limit, gate.unit, gate.passed) if gate.passed or gate.warning else (i,)
         groups.setdefault(key, []).append(gate)
     return [row for group in groups.values() for row in ([gate_row(g) for g in group] if len(group) <= MAX_PLACES else [_grouped(group)])]
 
@@ -61,10 +61,16 @@ def gate_row(gate: GateRecord) -> GateRow:
 def _grouped(gates: Sequence[GateRecord]) -> GateRow:
     values = [gate.measured for gate in gates if gate.measured is not None]
     low, high, limit = _gate_numbers([min(values, default=None), max(values, default=None), gates[0].limit], gates[0].unit)
-    return GateRow(
-        result="passed", name=gates[0].name, scope=f"{fmt.count(len(gates))} places", measured=low if low == high else f"{low} … {high}",
-        limit=limit, reason=f"For example, {gates[0].scope}: {gates[0].reason}", remedy="",
-    )  # fmt: skip
+    shown = gates[0] if gates[0].passed else max(gates, key=lambda g: abs((g.measured or 0.0) - (g.limit or 0.0)))
+    one = gate_row(shown)
+    which = "for example" if shown.passed else "the furthest from the limit"
+    return replace(
+        one,
+        scope=f"{fmt.count(len(gates))} places",
+        measured=low if low == high else f"{low} … {high}",
+        limit=limit,
+        reason=f"{which}, {shown.scope}: {shown.reason}",
+    )
 
 
 def _gate_numbers(values: Sequence[float | None], unit: str) -> list[str]:
@@ -160,6 +166,15 @@ def estimate_scale(estimate: EstimateRecord) -> fmt.Scale:
     return fmt.scale_for(max(abs(estimate.value or 0.0), estimate.expanded or 0.0), estimate.unit)
 
 
+def claim_scale(claim: ClaimRecord) -> fmt.Scale:
+    """Unit in which a claim's estimate, limit, margin and truth are shown: the limit's where that is the larger, by up to a thousand."""
+    if claim.estimate is None:
+        return fmt.Scale(factor=1.0, unit="")
+    own = max(abs(claim.estimate.value or 0.0), claim.estimate.expanded or 0.0)
+    limit = abs(claim.limit or 0.0)
+    return fmt.scale_for(limit if own < limit <= 1000 * own else own, claim.estimate.unit)
+
+
 def _like(value: float, scale: fmt.Scale, decimals: int | None) -> str:
     text = fmt.number(value * scale.factor) if decimals is None else fmt.fixed(value * scale.factor, decimals)
     return f"{text} {scale.unit}".strip()
@@ -168,8 +183,8 @@ def _like(value: float, scale: fmt.Scale, decimals: int | None) -> str:
 def _coverage(estimate: EstimateRecord) -> str:
     if not estimate.u or estimate.expanded is None:
         return ""
-    dof = "∞" if estimate.dof is None else fmt.number(estimate.dof, digits=3)
-    return f"k = {estimate.expanded / estimate.u:.2f}, ν = {dof}"
+    dof = "∞" if estimate.dof is None else "> 10⁵" if estimate.dof > 1e5 else fmt.number(estimate.dof, digits=3)
+    return f"k = {estimate.expanded / estimate.u:.2f}, ν {dof if dof.startswith('>') else f'= {dof}'}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,13 +198,33 @@ class ResultRow:
     """Gates of this result that failed, warnings apart."""
 
 
+def in_order(results: Sequence[ResultRecord]) -> list[ResultRecord]:
+    """Equal quantities together in the order in which they were first reported; within each, words before numbers, both ascending."""
+    quantities = list(dict.fromkeys(r.quantity for r in results))
+    return sorted(results, key=lambda r: (quantities.index(r.quantity), *_position(r)))
+
+
+def _position(record: ResultRecord) -> tuple[list[str], list[float]]:
+    values = record.coordinates.values()
+    return [v for v in values if isinstance(v, str)], [float(v) for v in values if not isinstance(v, str)]
+
+
+def common_coordinates(results: Sequence[ResultRecord]) -> dict[str, str | int | float]:
+    """Coordinates with one and the same value in all of several results."""
+    if len(results) < 2:
+        return {}
+    first = results[0].coordinates
+    return {name: value for name, value in first.items() if all(r.coordinates.get(name) == value for r in results)}
+
+
 def result_rows(results: Sequence[ResultRecord]) -> list[ResultRow]:
-    """Results in their order; equal quantities share one prefix, so that a column can be read down."""
+    """Results in the given order, without what they have in common; equal quantities share one prefix, so that a column can be read down."""
     scales = _shared_scales(results)
+    common = common_coordinates(results)
     return [
         ResultRow(
             quantity=r.quantity,
-            coordinates=", ".join(f"{name} {value}" for name, value in r.coordinates.items()),
+            coordinates=", ".join(f"{name} {value}" for name, value in r.coordinates.items() if name not in common),
             estimate=estimate_cell(r.estimate, r.truth, scales[r.quantity, r.estimate.unit]),
             refusals=sum(not gate.passed and not gate.warning for gate in r.gates),
         )
@@ -248,7 +283,7 @@ def limit_cell(claim: ClaimRecord) -> LimitCell:
     """Limit and margin of a claim; dashes where it was not judged on an interval."""
     if claim.estimate is None:
         return LimitCell(limit=fmt.ABSENT, margin=fmt.ABSENT, unit="", conformance=fmt.ABSENT)
-    scale = estimate_scale(claim.estimate)
+    scale = claim_scale(claim)
     decimals = fmt.decimals_for(claim.estimate.expanded * scale.factor) if claim.estimate.expanded else None
     return LimitCell(
         limit=fmt.limit(claim.operator, claim.limit, claim.estimate.unit, scale),

@@ -13,13 +13,14 @@ from pytest_physics.record.schema import BaselineRecord, InstrumentRecord, Resul
 from pytest_physics.report import figures
 from pytest_physics.report import format as fmt
 from pytest_physics.report.figures import Drawing
-from pytest_physics.report.rows import GateRow, ResultRow, gate_rows, result_rows
+from pytest_physics.report.rows import GateRow, ResultRow, common_coordinates, gate_rows, in_order, result_rows
 from pytest_physics.report.summary import all_gates, coverage
 from pytest_physics.sampling.trace import Trace
 
 MAX_RESULTS = 300
 """Results of one experiment shown in its table."""
-MAX_BASELINE_FIGURES = 4
+MAX_BASELINE_FIGURES = 2
+"""The first and the last baseline are drawn; all stand in the table."""
 
 _BASELINE = "idle baseline"
 _SOAK = "heat soak"
@@ -32,8 +33,9 @@ UNDERSTANDING = {
     ),
     _BASELINE: (
         "The idle power that is subtracted from every net energy. Readings of a power sensor resemble their neighbours, so n "
-        "readings are worth fewer independent ones; the band U around the mean counts only those. A histogram with two humps, or a "
-        "line that climbs, means that the machine was not idle or not settled, and the gates below say so."
+        "readings are worth fewer independent ones; U is the noise of the mean and counts only those. The errors of the sensor's "
+        "scale and offset are not in it: they are added where an energy is computed, so the truth may lie outside this band. A "
+        "histogram with two humps, or a line that climbs, means that the machine was not idle or not settled, and the gates say so."
     ),
     _SOAK: (
         "A warm device draws more power than a cold one at the same work, so measurements start when the temperature has settled. "
@@ -71,7 +73,6 @@ class BaselineRow:
     deviation: str
     extremes: str
     truth: str
-    holds: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +86,8 @@ class Section:
     baselines: Sequence[BaselineRow] = ()
     results: Sequence[ResultRow] = ()
     results_left_out: int = 0
+    common: str = ""
+    """Coordinates that all results share."""
     coverage: str = ""
     """``"11 of 12 intervals hold the truth"``; empty where no truth is known."""
     gates: Sequence[GateRow] = ()
@@ -141,13 +144,13 @@ def _experiment(name: str, results: Sequence[ResultRecord]) -> Section:
 
 def _with_results(section: Section, results: Sequence[ResultRecord], baselines: Sequence[BaselineRecord] = ()) -> Section:
     """``section`` with the table of its results, equal quantities together, and the gates of all records."""
-    quantities = list(dict.fromkeys(r.quantity for r in results))
-    ordered = sorted(results, key=lambda r: quantities.index(r.quantity))
+    ordered = in_order(results)
     gates = [gate for b in baselines for gate in b.gates] + [gate for r in results for gate in r.gates]
     return replace(
         section,
         baselines=[_baseline_row(b) for b in baselines],
         results=result_rows(ordered[:MAX_RESULTS]),
+        common=", ".join(f"{name} {value}" for name, value in common_coordinates(results).items()),
         results_left_out=max(0, len(results) - MAX_RESULTS),
         coverage=coverage(results).sentence,
         gates=gate_rows(gates),
@@ -158,8 +161,9 @@ def _baselines(reader: RunReader, results: Sequence[ResultRecord]) -> Section | 
     records = reader.baselines
     if not records and not results:
         return None
-    drawings = [figures.baseline(b, reader.run.instruments.get(b.instrument)) for b in records[:MAX_BASELINE_FIGURES]]
-    left_out = len(records) - len(drawings)
+    drawn = records if len(records) <= MAX_BASELINE_FIGURES else [records[0], records[-1]]
+    drawings = [figures.baseline(b, reader.run.instruments.get(b.instrument)) for b in drawn]
+    left_out = len(records) - len(drawn)
     section = Section(
         id="baseline",
         title="Idle baseline",
@@ -172,19 +176,16 @@ def _baselines(reader: RunReader, results: Sequence[ResultRecord]) -> Section | 
 
 def _baseline_row(record: BaselineRecord) -> BaselineRow:
     expanded = None if record.u_w is None else coverage_factor(record.dof or float("inf")) * record.u_w
-    held = None
-    if record.truth_w is not None and record.mean_w is not None and expanded is not None:
-        held = abs(record.mean_w - record.truth_w) <= expanded
     return BaselineRow(
         id=record.id, instrument=record.instrument, mean=fmt.quantity(record.mean_w, expanded, "W", fmt.Scale(factor=1.0, unit="W")),
         n=fmt.count(record.n), n_eff=fmt.number(record.n_eff, digits=3), deviation=fmt.number(record.standard_deviation_w, digits=3),
         extremes=f"{fmt.number(record.minimum_w)} … {fmt.number(record.maximum_w)}",
-        truth="" if record.truth_w is None else f"{fmt.number(record.truth_w)} W", holds=held,
+        truth="" if record.truth_w is None else f"{fmt.number(record.truth_w)} W",
     )  # fmt: skip
 
 
 def _soak(reader: RunReader, traces: dict[str, Trace], results: Sequence[ResultRecord]) -> Section | None:
-    phases = [p for p in reader.run.phases if "soak" in p.name.lower() and p.instrument in traces]
+    phases = [p for p in reader.run.phases if p.name == "soak" and p.instrument in traces]
     slope = next((r for r in results if "slope" in r.quantity), None)
     plateau = next((r for r in results if "plateau" in r.quantity and r.estimate.unit in {"C", "degC", "°C"}), None)
     limit = _slope_limit(reader, slope)

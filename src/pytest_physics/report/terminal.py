@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pytest_physics.metrology.decision import Verdict
 from pytest_physics.record.schema import ClaimRecord, ResultRecord
 from pytest_physics.report.format import limit, printable, quantity
-from pytest_physics.report.rows import estimate_scale, short_reason
+from pytest_physics.report.rows import claim_scale, short_reason
 from pytest_physics.report.summary import coverage, last_attempts, sentence
 
 _INDENT = max(len(verdict.value) for verdict in Verdict) + 2
@@ -48,7 +48,7 @@ def _one_claim(claim: ClaimRecord, columns: int) -> list[str]:
 def _numbers(claim: ClaimRecord) -> str:
     if claim.estimate is None:
         return ""
-    scale = estimate_scale(claim.estimate)
+    scale = claim_scale(claim)
     shown = quantity(claim.estimate.value, claim.estimate.expanded, claim.estimate.unit, scale)
     return f"{shown} {limit(claim.operator, claim.limit, claim.estimate.unit, scale)}" if claim.operator else str(shown)
 

@@ -109,6 +109,7 @@ class Physics:
         self.load = IDLE
         self.allocated_bytes = 0
         self.history = History(len(card.thermal.capacities_j_per_k))
+        self._resistance_k_per_w = card.thermal.settled_c(1.0)[0] - card.thermal.ambient_c
         self._start_ns, self._seed = start_ns, seed
         self._faults = [fault for fault in faults if fault.kind in {"bimodal_idle", "foreign_process", "thermal_slowdown"}]
         self._edges_ns = sorted({edge for fault in self._faults for edge in fault.span_ns(start_ns)})
@@ -187,9 +188,8 @@ class Physics:
 
     def _settled_idle_w(self) -> float:
         """Fixed point of active idle power and its own leakage."""
-        per_watt = self.card.thermal.settled_c(1.0)[0] - self.card.thermal.ambient_c
         cold_w = self._static_w(self.card.thermal.ambient_c)
-        return cold_w / (1.0 - self.card.leakage_w_per_k * per_watt)
+        return cold_w / (1.0 - self.card.leakage_w_per_k * self._resistance_k_per_w)
 
     def _static_w(self, die_c: float) -> float:
         return self.card.active_idle_w + self.card.leakage_w_per_k * (die_c - self.card.leakage_reference_c)
@@ -233,6 +233,7 @@ class Physics:
     def _columns(self, state: _State) -> dict[str, Any]:
         row: dict[str, Any] = {name: getattr(self._regime, name) for name in _REGIME_COLUMNS}
         row |= {name: getattr(state, name) for name in _STATE_COLUMNS} | state.counters_ns
+        row["settled_c"] = self.card.thermal.ambient_c + self._resistance_k_per_w * self._regime.base_w
         row |= zip(self.history.node_columns, state.node_c, strict=True)
         used_bytes = min(self.card.memory_bytes, self.card.memory_reserved_bytes + self.allocated_bytes)
         return row | {"tau_s": self.card.electrical_s, "memory_used_bytes": used_bytes}

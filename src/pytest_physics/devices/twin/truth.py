@@ -1,7 +1,8 @@
 """What really happened: segments of true power, with energies between any two instants in closed form.
 
 Inside a segment that begins at ``t_ns`` the true power is ``base_w + excess_w·exp(−(t − t_ns)/tau_s)``; ``energy_j`` is the
-energy from the start of the record to the segment's beginning. A segment lasts until the next one begins. The functions work on a
+energy from the start of the record to the segment's beginning; ``settled_c`` is the die temperature if the steady power lasted for ever. A segment
+lasts until the next one begins. The functions work on a
 :class:`History` that still grows, and on the structured array that :meth:`History.table` gives and a run stores.
 
 Before the first segment, a rest, its steady power is continued backwards, so that a sensor's window may reach there.
@@ -28,7 +29,7 @@ THROTTLE_COUNTERS = {
 
 FLOAT_COLUMNS = (
     "base_w", "excess_w", "tau_s", "energy_j", "utilisation_ratio", "memory_utilisation_ratio", "busy_s", "memory_busy_s",
-    "sm_clock_hz", "memory_clock_hz",
+    "sm_clock_hz", "memory_clock_hz", "settled_c",
 )  # fmt: skip
 INTEGER_COLUMNS = (
     "t_ns", "performance_state", "event_reasons", "memory_used_bytes", "foreign_processes", *THROTTLE_COUNTERS,
