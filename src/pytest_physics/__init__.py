@@ -36,7 +36,7 @@ _HOMES = {
     "load_settings": "config",
 }
 
-__all__ = list(_HOMES)  # noqa: PLE0605 -- the table above is the list
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 -- any of the public names

@@ -3,7 +3,8 @@
 ``physics.toml`` (top level) or ``[tool.physics]`` in ``pyproject.toml`` may set any field below; an unknown key is an error that
 names the nearest one. The resolved settings and their hash stand in ``run.json``, and ``verify`` judges with them.
 
-A profile sets durations and repetitions, never the limits of gates: where a profile is too short for a gate, the gate says so."""
+A profile sets durations and repetitions, never the limits of gates: where a profile is too short for a gate, the gate says so.
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class DeviceBusyError(PhysicsError):
 
 
 class ChannelUnavailableError(PhysicsError):
-    """This rig has no such channel; a claim that needs it is NOT_TESTED."""
+    """The rig has no such channel; a claim that needs it is NOT_TESTED."""
 
     def __init__(self, message: str, *, channel: str = "") -> None:
         super().__init__(message)

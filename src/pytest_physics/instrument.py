@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 from pytest_physics.clock import NS_PER_S, Clock
 from pytest_physics.devices.base import Device
@@ -89,7 +89,7 @@ class Window:
         self.t0_ns = 0
         self.t1_ns = 0
 
-    def __enter__(self) -> Window:
+    def __enter__(self) -> Self:
         if self._synchronise:
             self.synchronised = synchronise()
         self.t0_ns = self._instrument.clock.now_ns()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,7 +178,7 @@ class Session:
             raise
         return session
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -259,7 +259,7 @@ class Session:
         """Persist one window."""
         self._writer.window_line(line)
 
-    def phase_changed(self, phase: PhaseRecord) -> None:
+    def phase_changed(self, phase: PhaseRecord) -> None:  # noqa: ARG002 -- every change rewrites all of them
         """Persist the start or the end of a phase."""
         self._write_run()
 

@@ -423,7 +423,7 @@ def test_idle_between_baselines_is_linear_in_time():
 
 
 def test_the_uncertainty_between_baselines_contains_their_difference():
-    """u is at least |before − after| / √12, and the baseline's own where they agree."""
+    """U is at least |before − after| / √12, and the baseline's own where they agree."""
     assert interpolate_idle(500.0, *pair(20.0, 30.0))[1] == pytest.approx(10 / math.sqrt(12))
     before, after = pair(26.0, 26.0)
     assert interpolate_idle(before.middle_s, before, after)[1] == before.u_w

@@ -11,8 +11,17 @@ from pytest_physics.metrology.uncertainty import Estimate
 from pytest_physics.record.reader import RunReader
 from pytest_physics.record.schema import EstimateRecord, GateRecord
 from pytest_physics.report import summary
-from pytest_physics.report.figures import interval_glyph, swept_coordinate
-from pytest_physics.report.rows import budget_rows, gate_rows, limit_cell, recipe_text, short_reason
+from pytest_physics.report.figures import curves, interval_glyph, swept_coordinate
+from pytest_physics.report.rows import (
+    budget_rows,
+    common_coordinates,
+    gate_rows,
+    in_order,
+    limit_cell,
+    recipe_text,
+    result_rows,
+    short_reason,
+)
 from pytest_physics.report.terminal import claim_lines
 
 
@@ -43,6 +52,16 @@ def test_refusals_are_never_grouped_and_come_first():
     found = gate_rows([*gates(9), *warned, *failed])
     assert [row.result for row in found] == ["failed"] * 5 + ["warning"] * 2 + ["passed"]
     assert found[0].remedy == "do this"
+
+
+@pytest.mark.parametrize(("n", "rows"), [(3, 3), (4, 1)])
+def test_many_warnings_of_one_kind_share_a_row_with_the_worst_of_them(n, rows):
+    """A warning for each of many windows is one line that quotes the one furthest from its limit."""
+    found = gate_rows(gates(n, passed=False, warning=True, remedy="look"))
+    assert [row.result for row in found] == ["warning"] * rows
+    if rows == 1:
+        assert found[0].reason.startswith("the furthest from the limit, window 0:")
+        assert found[0].remedy == "look"
 
 
 def test_repeated_gates_are_shown_once():
@@ -98,6 +117,24 @@ def test_a_short_reason_leaves_out_the_numbers_beside_it():
     assert short_reason("idle drifted 4 W: let it settle") == "idle drifted 4 W: let it settle"
 
 
+@pytest.mark.parametrize(("limit", "shown"), [(1.0, "≤ 1 W"), (0.02, "≤ 20 mW"), (25.0, "≤ 25 W"), (26.0, "≤ 26000 mW")])
+def test_estimate_and_limit_share_the_prefix_of_the_larger(limit, shown):
+    """Idle powers that differ by 8 ± 25 mW against 1 W read in watts; more than a thousandfold, the estimate keeps its own prefix."""
+    record = synthetic.claim("a", "A", Estimate.given(-0.008, "W", u=0.025 / 1.95996398454) <= limit)
+    assert limit_cell(record).limit.replace("\u202f", "") == shown
+
+
+def test_results_read_in_order_without_what_they_share():
+    """Quantities together, words before numbers ascending; a coordinate with one value for all stands apart."""
+    arms = [(8, "prefill"), (2, "decode"), (16, "decode"), (1, "prefill")]
+    results = [synthetic.result("e", "q", synthetic.energy(1.0, "J"), batch=b, phase=p, instrument="gpu") for b, p in arms]
+    rows = result_rows(in_order(results))
+    expected = ["batch 2, phase decode", "batch 16, phase decode", "batch 1, phase prefill", "batch 8, phase prefill"]
+    assert [row.coordinates for row in rows] == expected
+    assert common_coordinates(results) == {"instrument": "gpu"}
+    assert common_coordinates(results[:1]) == {}
+
+
 # --- figures ------------------------------------------------------------------------------------------------------------------
 
 
@@ -112,6 +149,19 @@ def test_a_number_without_extent_has_no_picture():
     """An exact number at its limit leaves nothing to draw, and so does no number."""
     assert interval_glyph(EstimateRecord.of(Estimate.exact(1.0)), "<=", 1.0, None) == ""
     assert interval_glyph(EstimateRecord.of(Estimate(value=float("nan"), unit="J")), "<=", 1.0, None) == ""
+
+
+@pytest.mark.parametrize(("largest", "logarithmic"), [(19.0, False), (21.0, True)])
+def test_a_wide_span_is_drawn_on_a_logarithmic_axis_that_says_so(largest, logarithmic):
+    """From a factor of 20 on; below, the axis starts at 0."""
+    results = [synthetic.result("e", "cost", synthetic.energy(v, "J"), batch=b) for b, v in ((1, largest), (2, 1.0))]
+    assert ("Cost in J, logarithmic" in curves("e", results).svg) is logarithmic
+
+
+def test_an_interval_that_reaches_zero_has_no_logarithmic_axis():
+    """A bar down to zero or below cannot be drawn there."""
+    results = [synthetic.result("e", "cost", synthetic.energy(v, "J", scatter=0.8), batch=b) for b, v in ((1, 50.0), (2, 1.0))]
+    assert "logarithmic" not in curves("e", results).svg
 
 
 def test_repetitions_are_not_swept():

@@ -116,7 +116,7 @@ class RunReader:
             raise RecordError(f"{path} is not readable ({error}); restore it from a copy.") from error
         return table
 
-    def _json(self, name: str) -> Any:
+    def _json(self, name: str) -> Any:  # noqa: ANN401 -- any JSON value
         path = self.path / name
         try:
             return json.loads(path.read_text(encoding="utf-8"))
@@ -148,7 +148,7 @@ class RunReader:
         return out
 
 
-def _validated(record: type[RecordT], data: Any, where: str) -> RecordT:
+def _validated(record: type[RecordT], data: object, where: str) -> RecordT:
     try:
         return record.model_validate(data)
     except ValidationError as error:

@@ -126,8 +126,8 @@ def latest_needed(recipe: Recipe, data: RunData) -> dict[str, int]:
     for part in recipe.leaves():
         names = [*part.parameters.get("windows", ()), *(part.parameters[key] for key in ("window",) if key in part.parameters)]
         spans = [(w.instrument, w.t1_ns) for w in map(data.window, names)]
-        for phase in (data.phase(part.parameters[key]) for key in ("phase", "span") if key in part.parameters):
-            spans.append((phase.instrument, phase.t1_ns or phase.t0_ns))
+        phases = [data.phase(part.parameters[key]) for key in ("phase", "span") if key in part.parameters]
+        spans += [(phase.instrument, phase.t1_ns or phase.t0_ns) for phase in phases]
         for instrument, t1_ns in spans:
             reach_ns = energy_reach_ns(data.sensor(instrument)) if part.op == "window.energy" else 0
             needed[instrument] = max(needed.get(instrument, 0), t1_ns + reach_ns)
@@ -511,7 +511,8 @@ def soak_slope(parameters: Parameters, data: RunData) -> Estimate:
     found = _soak_of(parameters, data)
     half = (found.slope.high - found.slope.low) / 2 if found.slope else math.inf
     value = (found.slope.high + found.slope.low) / 2 if found.slope else math.nan
-    return _thermal_estimate(parameters, data, found, value, half, "°C/min", found.slope.method if found.slope else "none")
+    estimator = found.slope.method if found.slope else "none"
+    return _thermal_estimate(parameters, data, found, value=value, half=half, unit="°C/min", estimator=estimator)
 
 
 @leaf("soak.plateau", truth=_plateau_truth)
@@ -520,11 +521,11 @@ def soak_plateau(parameters: Parameters, data: RunData) -> Estimate:
     found = _soak_of(parameters, data)
     value = found.plateau.temperature_c if found.plateau else math.nan
     half = 2 * found.plateau.u_temperature_c if found.plateau else math.inf
-    return _thermal_estimate(parameters, data, found, value, half, "°C", "exponential fit")
+    return _thermal_estimate(parameters, data, found, value=value, half=half, unit="°C", estimator="exponential fit")
 
 
 def _thermal_estimate(
-    parameters: Parameters, data: RunData, found: SoakAssessment, value: float, half: float, unit: str, estimator: str
+    parameters: Parameters, data: RunData, found: SoakAssessment, *, value: float, half: float, unit: str, estimator: str
 ) -> Estimate:
     phase = data.phase(parameters["phase"])
     known = math.isfinite(half)

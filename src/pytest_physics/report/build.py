@@ -148,12 +148,19 @@ def _claim_view(reader: RunReader, claim: ClaimRecord) -> ClaimView:
     if estimate is not None and claim.operator is not None and claim.limit is not None:
         glyph = interval_glyph(estimate, claim.operator, claim.limit, claim.truth)
     return ClaimView(
-        record=claim, anchor=f"claim-{fmt.slug(claim.id)}", css=_css(claim.verdict), glyph=GLYPHS[claim.verdict],
-        estimate=estimate_cell(estimate, claim.truth, claim_scale(claim)) if estimate else None, limit=limit_cell(claim), interval=Markup(glyph),  # noqa: S704 -- digits only
-        gates=gate_rows(claim_gates(claim)), budget=budget_rows(estimate) if estimate else [], recipe=recipe_text(claim.recipe),
+        record=claim,
+        anchor=f"claim-{fmt.slug(claim.id)}",
+        css=_css(claim.verdict),
+        glyph=GLYPHS[claim.verdict],
+        estimate=estimate_cell(estimate, claim.truth, claim_scale(claim)) if estimate else None,
+        limit=limit_cell(claim),
+        interval=Markup(glyph),  # noqa: S704 -- it holds nothing but numbers
+        gates=gate_rows(claim_gates(claim)),
+        budget=budget_rows(estimate) if estimate else [],
+        recipe=recipe_text(claim.recipe),
         evidence=[(text, _link(reader.path, text)) for text in claim.evidence],
         attempts=sorted((c for c in reader.claims if c.id == claim.id), key=lambda c: c.attempt),
-    )  # fmt: skip
+    )
 
 
 def _gate_context(reader: RunReader) -> dict[str, Any]:

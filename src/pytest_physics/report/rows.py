@@ -218,7 +218,7 @@ def common_coordinates(results: Sequence[ResultRecord]) -> dict[str, str | int |
 
 
 def result_rows(results: Sequence[ResultRecord]) -> list[ResultRow]:
-    """Results in the given order, without what they have in common; equal quantities share one prefix, so that a column can be read down."""
+    """Results in the given order, without the coordinates they share; equal quantities have one prefix, so a column can be read down."""
     scales = _shared_scales(results)
     common = common_coordinates(results)
     return [

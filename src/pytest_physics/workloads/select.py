@@ -46,7 +46,7 @@ def steady_load_for(device: Device) -> Kernel:
 
 
 def torch_name(device: Device) -> str:
-    """torch's name of an NVML device, matched by UUID: the two number their cards differently."""
+    """Torch's name of an NVML device, matched by UUID: the two number their cards differently."""
     if device.spec.kind != "nvml":
         raise ChannelUnavailableError(f"nothing can be run on a '{device.spec.kind}' device; use it to analyse what it recorded.")
     from pytest_physics.workloads.libraries import import_torch

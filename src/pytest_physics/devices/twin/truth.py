@@ -1,11 +1,11 @@
 """What really happened: segments of true power, with energies between any two instants in closed form.
 
-Inside a segment that begins at ``t_ns`` the true power is ``base_w + excess_w·exp(−(t − t_ns)/tau_s)``; ``energy_j`` is the
-energy from the start of the record to the segment's beginning; ``settled_c`` is the die temperature if the steady power lasted for ever. A segment
-lasts until the next one begins. The functions work on a
-:class:`History` that still grows, and on the structured array that :meth:`History.table` gives and a run stores.
+Inside a segment that begins at ``t_ns`` the true power is ``base_w + excess_w·exp(−(t − t_ns)/tau_s)``; ``energy_j`` is the energy from
+the start of the record to the segment's beginning; ``settled_c`` is the die temperature if the steady power lasted for ever. A segment
+lasts until the next one begins. The functions work on a :class:`History` that still grows, and on the structured array that
+:meth:`History.table` gives and a run stores as ``truth-<instrument>.npy``.
 
-Before the first segment, a rest, its steady power is continued backwards, so that a sensor's window may reach there.
+Before the first segment its steady power is continued backwards (its ``excess_w`` is 0), so that a sensor's window may reach there.
 """
 
 from __future__ import annotations
