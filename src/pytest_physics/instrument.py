@@ -12,14 +12,14 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from pytest_physics.clock import NS_PER_S, Clock
 from pytest_physics.devices.base import Device
 from pytest_physics.errors import ChannelUnavailableError
 from pytest_physics.metrology.response import SensorModel
 from pytest_physics.metrology.uncertainty import Estimate, Recipe
-from pytest_physics.record.schema import BaselineRecord, PhaseRecord, WindowRecord
+from pytest_physics.record.schema import BaselineRecord, PhaseRecord, SensorRecord, WindowRecord
 from pytest_physics.record.window_energy import energy_reach_ns
 from pytest_physics.sampling.base import Sampler
 from pytest_physics.sampling.trace import Trace
@@ -156,6 +156,8 @@ class Instrument:
         self.clock: Clock = device.clock
         self.windows: dict[str, Window] = {}
         self.baselines: list[BaselineRecord] = []
+        self.sensors: list[SensorRecord] = []
+        """What was known of the power channel, in the order in which it was learned."""
         self.phases: list[PhaseRecord] = []
         self._numbers = itertools.count(1)
         self._phase_stack: list[str] = []
@@ -164,8 +166,13 @@ class Instrument:
 
     @property
     def sensor(self) -> SensorModel | None:
-        """What is known of the power channel; None without one."""
-        return self.device.sensor
+        """What is known of the power channel now; None without one."""
+        return self.sensors[-1].sensor if self.sensors else None
+
+    @property
+    def sensor_id(self) -> str:
+        """Id of what is known now; empty without a power channel."""
+        return self.sensors[-1].id if self.sensors else ""
 
     def has(self, channel: str) -> bool:
         """Whether the device has ``channel``."""
@@ -295,7 +302,9 @@ class Instrument:
         """
         self.require_metered()
         chosen = self.nearest_baselines(window) if baselines is None else baselines
-        parameters = {"window": window.id, "baselines": [b.id for b in chosen]} | ({"estimator": estimator} if estimator else {})
+        parameters: dict[str, Any] = {"window": window.id, "baselines": [b.id for b in chosen], "sensor": self.sensor_id}
+        if estimator:
+            parameters["estimator"] = estimator
         return Energy(
             gross=self.evaluate(Recipe(op="window.energy", parameters={**parameters, "kind": "gross"})),
             net=self.evaluate(Recipe(op="window.energy", parameters={**parameters, "kind": "net"})),

@@ -198,9 +198,16 @@ class Session:
         self.instruments[name] = Instrument(name=name, device=device, sampler=sampler, journal=self)
         self._records[name] = _instrument_record(name, device, sampler, started)
         if device.sensor is not None:
-            known = [SensorRecord.of(n, "power_w", i.sensor) for n, i in self.instruments.items() if i.sensor is not None]
-            self._writer.sensors(known)
+            self.use_sensor(self.instruments[name], device.sensor, evidence=f"the device's {device.sensor.origin}")
         self._write_run()
+
+    def use_sensor(self, instrument: Instrument, sensor: SensorModel, *, evidence: str) -> None:
+        """From now on know ``instrument``'s power channel as ``sensor``; estimates made before keep the model they used."""
+        record_id = f"{instrument.name}-s{len(instrument.sensors)}"
+        instrument.sensors.append(
+            SensorRecord.of(sensor, record_id=record_id, instrument=instrument.name, channel="power_w", evidence=evidence)
+        )
+        self._writer.sensors([s for i in self.instruments.values() for s in i.sensors])
 
     def _sampler(self, name: str, device: Device) -> Sampler:
         period_s = self.settings.sampling.period_s or device.sampling_period_s
@@ -281,7 +288,8 @@ class Session:
             instrument.sleep(self.settings.baseline.duration_s)
         ended = next(p for p in instrument.phases if p.id == phase.id)
         instrument.wait_until_sampled(cast("int", ended.t1_ns))
-        record = baseline_record(self, ended, baseline_id=f"{instrument.name}-b{len(instrument.baselines) + 1}")
+        baseline_id = f"{instrument.name}-b{len(instrument.baselines) + 1}"
+        record = baseline_record(self, ended, baseline_id=baseline_id, sensor_id=instrument.sensor_id)
         instrument.baselines.append(record)
         self._writer.baselines([b for i in self.instruments.values() for b in i.baselines])
         return record
@@ -329,9 +337,10 @@ class Session:
         """What an instrument is."""
         return self._records[name]
 
-    def sensor(self, instrument: str) -> SensorModel | None:
-        """What is known of an instrument's power channel."""
-        return self.instruments[instrument].sensor
+    def sensor(self, sensor_id: str) -> SensorModel | None:
+        """Sensor model by id; None for the empty id of an instrument without a power channel."""
+        known = self.instruments[sensor_id.partition("-")[0]].sensors if sensor_id else ()
+        return next((record.sensor for record in known if record.id == sensor_id), None)
 
     def truth_table(self, instrument: str) -> NDArray[np.void] | None:
         """The twin's true power so far; None for a real device."""

@@ -6,17 +6,13 @@ That the real loading path works too (``CDLL("libnvidia-ml.so.1")``) is tested t
 from __future__ import annotations
 
 import ctypes
-import sys
 from pathlib import Path
 
+import fakenvml
 import pytest
 
 from pytest_physics.devices.base import DeviceSpec
 from pytest_physics.devices.nvml import NvmlDevice
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the helper package lies beside the folders of tests
-
-import fakenvml
 
 
 class FakeNvml:

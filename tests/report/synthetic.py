@@ -241,8 +241,6 @@ def write_full_run(path: Path, *, seed: int = 7) -> Path:
     writer.sensors(
         [
             SensorRecord.of(
-                "gpu",
-                "power_w",
                 SensorModel(
                     update_period_s=0.1,
                     u_update_period_s=0.0004,
@@ -252,6 +250,10 @@ def write_full_run(path: Path, *, seed: int = 7) -> Path:
                     u_delay_s=0.003,
                     origin="identified",
                 ),
+                record_id="gpu-s0",
+                instrument="gpu",
+                channel="power_w",
+                evidence="phase gpu-p1",
             )
         ]
     )
@@ -329,6 +331,7 @@ def _baseline(name: str, t: np.ndarray, power: np.ndarray, span: tuple[str, floa
         id=name,
         instrument="gpu",
         phase=f"baseline-{name}",
+        sensor="gpu-s0",
         t0_ns=round(span[2] * NS),
         t1_ns=round(span[3] * NS),
         mean_w=float(y.mean()),
@@ -497,6 +500,7 @@ def write_hostile_run(path: Path) -> Path:
         id="b",
         instrument="gpu",
         phase="p",
+        sensor="gpu-s0",
         t0_ns=0,
         t1_ns=1,
         mean_w=None,

@@ -2,8 +2,8 @@
 
 Protocol: warm up; one short look at every arm to choose how often the work is repeated in a window, so that the sensor sees enough
 of it; then repetitions of all arms in blocks, forwards and backwards in turn (ABBA) from a seeded order, each window in idle
-surroundings; the last idle baseline before the sweep, and one after it. An arm that does not fit is left out with its reason, and the sweep goes on. On an instrument without power or
-counter only time is measured.
+surroundings; the last idle baseline before the sweep, and one after it. An arm that does not fit is left out with its reason, and
+the sweep goes on. On an instrument without power or counter only time is measured.
 """
 
 from __future__ import annotations

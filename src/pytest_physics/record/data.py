@@ -51,8 +51,8 @@ class RunData(Protocol):
     def instrument(self, name: str) -> InstrumentRecord:
         """What an instrument is."""
 
-    def sensor(self, instrument: str) -> SensorModel | None:
-        """What is known of an instrument's power channel."""
+    def sensor(self, sensor_id: str) -> SensorModel | None:
+        """Sensor model by id; None for the empty id of an instrument without a power channel."""
 
     def truth_table(self, instrument: str) -> NDArray[np.void] | None:
         """The twin's true power; None for a real device."""
@@ -110,9 +110,9 @@ class RecordedRun:
             raise RecordError(f"{self.reader.path}/run.json names no instrument '{name}'; restore it from a copy.")
         return instruments[name]
 
-    def sensor(self, instrument: str) -> SensorModel | None:
-        """What is known of an instrument's power channel."""
-        return self.reader.sensor(instrument)
+    def sensor(self, sensor_id: str) -> SensorModel | None:
+        """Sensor model by id; None for the empty id."""
+        return self.reader.sensor(sensor_id)
 
     def truth_table(self, instrument: str) -> NDArray[np.void] | None:
         """The twin's true power; None for a real device."""

@@ -20,6 +20,7 @@ from pytest_physics.clock import NS_PER_S
 from pytest_physics.config import nearest
 from pytest_physics.errors import ChannelUnavailableError, ConfigurationError, RecordError
 from pytest_physics.metrology.quality import Quality
+from pytest_physics.metrology.response import SensorModel
 from pytest_physics.metrology.uncertainty import Estimate
 from pytest_physics.record.data import RecordedRun
 from pytest_physics.record.schema import BaselineRecord, Record, WindowRecord, finite_or_none
@@ -122,9 +123,14 @@ def _event(run: RecordedRun, window: WindowRecord, baselines: Sequence[BaselineR
 
 def _energy(run: RecordedRun, window: WindowRecord, kind: str, baselines: Sequence[BaselineRecord]) -> Estimate | None:
     try:
-        return energy_estimate(run, window, kind=kind, baselines=baselines)
+        return energy_estimate(run, window, kind=kind, baselines=baselines, sensor=_last_sensor(run, window.instrument))
     except ChannelUnavailableError:
         return None
+
+
+def _last_sensor(run: RecordedRun, instrument: str) -> SensorModel | None:
+    """What was known of the power channel at the end of the run."""
+    return next((record.sensor for record in reversed(run.reader.sensors) if record.instrument == instrument), None)
 
 
 def _metadata(run: RecordedRun, path: Path) -> Path:

@@ -96,9 +96,14 @@ class RunReader:
         """What was known of the power channels."""
         return self._list(SENSORS, SensorRecord)
 
-    def sensor(self, instrument: str) -> SensorModel | None:
-        """Sensor model of an instrument's power channel, or None."""
-        return next((record.sensor for record in self.sensors if record.instrument == instrument), None)
+    def sensor(self, sensor_id: str) -> SensorModel | None:
+        """Sensor model by id; None for the empty id of an instrument without a power channel."""
+        if not sensor_id:
+            return None
+        found = next((record.sensor for record in self.sensors if record.id == sensor_id), None)
+        if found is None:
+            raise RecordError(f"{self.path / SENSORS} has no entry '{sensor_id}' that an estimate needs; restore it from a copy.")
+        return found
 
     def trace(self, instrument: str) -> Trace:
         """Samples of one instrument."""

@@ -129,7 +129,7 @@ def latest_needed(recipe: Recipe, data: RunData) -> dict[str, int]:
         phases = [data.phase(part.parameters[key]) for key in ("phase", "span") if key in part.parameters]
         spans += [(phase.instrument, phase.t1_ns or phase.t0_ns) for phase in phases]
         for instrument, t1_ns in spans:
-            reach_ns = energy_reach_ns(data.sensor(instrument)) if part.op == "window.energy" else 0
+            reach_ns = energy_reach_ns(data.sensor(part.parameters["sensor"])) if part.op == "window.energy" else 0
             needed[instrument] = max(needed.get(instrument, 0), t1_ns + reach_ns)
     return needed
 
@@ -320,7 +320,14 @@ def window_energy(parameters: Parameters, data: RunData) -> Estimate:
     """Gross or net energy of one window, from its counter or its power readings."""
     window = data.window(parameters["window"])
     baselines = [data.baseline(name) for name in parameters["baselines"]]
-    estimate = energy_estimate(data, window, kind=parameters["kind"], baselines=baselines, estimator=parameters.get("estimator"))
+    estimate = energy_estimate(
+        data,
+        window,
+        kind=parameters["kind"],
+        baselines=baselines,
+        sensor=data.sensor(parameters["sensor"]),
+        estimator=parameters.get("estimator"),
+    )
     return replace(
         estimate,
         provenance=_provenance(data, window.instrument),
@@ -329,9 +336,9 @@ def window_energy(parameters: Parameters, data: RunData) -> Estimate:
 
 
 def _baseline_gates(data: RunData, baselines: Sequence[BaselineRecord]) -> tuple[Gate, ...]:
-    gates = [gate for baseline in baselines for gate in assess_baseline(data, data.phase(baseline.phase), baseline.id).gates]
+    gates = [gate for baseline in baselines for gate in assess_baseline(data, data.phase(baseline.phase), baseline.id, baseline.sensor).gates]
     if len(baselines) == 2:
-        before, after = (assess_baseline(data, data.phase(b.phase), b.id) for b in baselines)
+        before, after = (assess_baseline(data, data.phase(b.phase), b.id, b.sensor) for b in baselines)
         scope = f"{baselines[0].id} to {baselines[1].id}"
         gates.append(drift_gate(before, after, data.settings.baseline.max_drift_w, scope=scope))
     return tuple(gates)
@@ -341,7 +348,7 @@ def _baseline_gates(data: RunData, baselines: Sequence[BaselineRecord]) -> tuple
 def window_updates(parameters: Parameters, data: RunData) -> Estimate:
     """Distinct sensor updates inside one window; a count."""
     window = data.window(parameters["window"])
-    sensor = data.sensor(window.instrument)
+    sensor = data.sensor(parameters["sensor"])
     if sensor is None:
         raise ChannelUnavailableError(f"instrument '{window.instrument}' has no power channel.", channel="power_w")
     around = data.trace(window.instrument).between(window.t0_ns, window.t1_ns, margin=COUNT_MARGIN)
@@ -371,18 +378,18 @@ COUNT_MARGIN = 20
 # --- baselines -------------------------------------------------------------------------------------------------------
 
 
-def assess_baseline(data: RunData, phase: PhaseRecord, baseline_id: str) -> IdleAssessment:
+def assess_baseline(data: RunData, phase: PhaseRecord, baseline_id: str, sensor_id: str) -> IdleAssessment:
     """Idle power and its gates from the samples of a phase; computed once per run."""
-    key = f"baseline|{phase.id}|{baseline_id}"
+    key = f"baseline|{phase.id}|{baseline_id}|{sensor_id}"
     if key not in data.memory:
-        data.memory[key] = _assess_baseline(data, phase, baseline_id)
+        data.memory[key] = _assess_baseline(data, phase, baseline_id, sensor_id)
     found: IdleAssessment = data.memory[key]
     return found
 
 
-def _assess_baseline(data: RunData, phase: PhaseRecord, baseline_id: str) -> IdleAssessment:
+def _assess_baseline(data: RunData, phase: PhaseRecord, baseline_id: str, sensor_id: str) -> IdleAssessment:
     trace = phase_trace(data, phase)
-    sensor = data.sensor(phase.instrument)
+    sensor = data.sensor(sensor_id)
     if sensor is None:
         raise ChannelUnavailableError(f"instrument '{phase.instrument}' has no power channel, so it has no idle power.", channel="power_w")
     power = trace.values("power_w")
@@ -410,15 +417,15 @@ MIN_BASELINE_S = 10.0
 """Shortest baseline of any device, in seconds; slow sensors need more, and their gate says how much."""
 
 
-def baseline_record(data: RunData, phase: PhaseRecord, *, baseline_id: str) -> BaselineRecord:
+def baseline_record(data: RunData, phase: PhaseRecord, *, baseline_id: str, sensor_id: str) -> BaselineRecord:
     """A baseline with the updates it was computed from."""
-    found = assess_baseline(data, phase, baseline_id)
+    found = assess_baseline(data, phase, baseline_id, sensor_id)
     trace = phase_trace(data, phase)
     power = trace.values("power_w")
-    sensor = data.sensor(phase.instrument)
+    sensor = data.sensor(sensor_id)
     index = distinct_updates(trace.t_ns, power, sensor.update_period_s if sensor else 0.1)
     return BaselineRecord(
-        id=baseline_id, instrument=phase.instrument, phase=phase.id, t0_ns=phase.t0_ns, t1_ns=int(phase.t1_ns or phase.t0_ns),
+        id=baseline_id, instrument=phase.instrument, phase=phase.id, sensor=sensor_id, t0_ns=phase.t0_ns, t1_ns=int(phase.t1_ns or phase.t0_ns),
         mean_w=finite_or_none(found.mean_w), u_w=finite_or_none(found.u_w), dof=finite_or_none(found.dof), n=found.n,
         n_eff=finite_or_none(found.n_eff), ddof=found.ddof, standard_deviation_w=finite_or_none(found.standard_deviation_w),
         minimum_w=finite_or_none(found.minimum_w), maximum_w=finite_or_none(found.maximum_w), median_w=finite_or_none(found.median_w),
@@ -442,8 +449,8 @@ def _baseline_truth(parameters: Parameters, data: RunData) -> Estimate | None:
 def baseline_power(parameters: Parameters, data: RunData) -> Estimate:
     """Idle power of one baseline in watts."""
     record = data.baseline(parameters["baseline"])
-    sensor = data.sensor(record.instrument)
-    found = assess_baseline(data, data.phase(record.phase), record.id)
+    sensor = data.sensor(record.sensor)
+    found = assess_baseline(data, data.phase(record.phase), record.id, record.sensor)
     noise = Component(label="idle noise", source=f"baseline|{record.id}", contribution=found.u_w, dof=found.dof, evaluation="A")
     scale = () if sensor is None else (
         Component(label="gain", source=f"gain|{record.instrument}", contribution=found.mean_w * sensor.u_gain, common_scale=True),

@@ -245,6 +245,8 @@ class BaselineRecord(Record):
     id: str
     instrument: str
     phase: str
+    sensor: str
+    """Sensor model that told its updates apart; see ``sensor.json``."""
     t0_ns: int
     t1_ns: int
     mean_w: float | None
@@ -317,17 +319,21 @@ class ClaimRecord(Record):
 
 
 class SensorRecord(Record):
-    """One entry of ``sensor.json``: what was known of a power channel."""
+    """One entry of ``sensor.json``: what was known of a power channel from some moment of the run on."""
 
+    id: str
+    """``gpu-s1``; estimates name the one they used."""
     instrument: str
     channel: str
     model: dict[str, float | str]
+    evidence: str
+    """Where the model comes from: the device's preset or prior, a phase of this run, or an earlier run."""
 
     @classmethod
-    def of(cls, instrument: str, channel: str, sensor: SensorModel) -> SensorRecord:
+    def of(cls, sensor: SensorModel, *, record_id: str, instrument: str, channel: str, evidence: str) -> SensorRecord:
         """Record of a sensor model."""
         model = {name: getattr(sensor, name) for name in SensorModel.__dataclass_fields__}
-        return cls(instrument=instrument, channel=channel, model=model)
+        return cls(id=record_id, instrument=instrument, channel=channel, model=model, evidence=evidence)
 
     @property
     def sensor(self) -> SensorModel:

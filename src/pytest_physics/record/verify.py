@@ -143,7 +143,7 @@ def _windows(run: RecordedRun) -> Items:
 
 def _baselines(run: RecordedRun) -> Items:
     for record in run.reader.baselines:
-        found = baseline_record(run, run.phase(record.phase), baseline_id=record.id)
+        found = baseline_record(run, run.phase(record.phase), baseline_id=record.id, sensor_id=record.sensor)
         yield from _differences(f"baseline.json: {record.id}", record.model_dump(mode="json"), found.model_dump(mode="json"))
         yield None
 

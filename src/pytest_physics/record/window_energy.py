@@ -32,6 +32,8 @@ HEAD_UPDATES = 20
 """Sensor updates looked at before a window, beyond the sensor's tail."""
 BESIDE_UPDATES = 4
 """Updates after the tail that show the idle level there."""
+WITHOUT_POWER = SensorModel(update_period_s=0.1)
+"""Stands for the readings of a device that has only a counter."""
 CONTEXT_S = 2.0
 """Samples kept around all that is used, so that the comb of updates is well known."""
 
@@ -58,7 +60,13 @@ class _Surroundings:
 
 
 def energy_estimate(
-    data: RunData, window: WindowRecord, *, kind: str, baselines: Sequence[BaselineRecord], estimator: str | None = None
+    data: RunData,
+    window: WindowRecord,
+    *,
+    kind: str,
+    baselines: Sequence[BaselineRecord],
+    sensor: SensorModel | None,
+    estimator: str | None = None,
 ) -> Estimate:
     """Gross or net energy of ``window``.
 
@@ -68,6 +76,8 @@ def energy_estimate(
         ``gross`` or ``net``.
     baselines
         Idle baselines in order of time; net energy subtracts their power, interpolated linearly.
+    sensor
+        What is known of the power channel; None where there is none, only a counter.
     estimator
         ``counter`` or ``power`` to insist on one; None takes the counter where the window spans enough ticks and it is the better one.
 
@@ -78,7 +88,7 @@ def energy_estimate(
     """
     if window.t1_ns <= window.t0_ns:
         return Estimate(value=math.nan, unit="J", quality=Quality.NO_DATA, estimator="none")
-    around = _surroundings(data, window)
+    around = _surroundings(data, window, sensor or WITHOUT_POWER)
     energies = _energies(data, around, estimator)
     baseline = idle_of(baselines)
     referred = net_of_baseline(energies, baseline) if baseline is not None else energies
@@ -134,8 +144,7 @@ def true_energy_between(data: RunData, instrument: str, t0_ns: int, t1_ns: int) 
     return None if table is None else float(energy_between(table, t0_ns, t1_ns))
 
 
-def _surroundings(data: RunData, window: WindowRecord) -> _Surroundings:
-    sensor = data.sensor(window.instrument) or SensorModel(update_period_s=0.1)
+def _surroundings(data: RunData, window: WindowRecord, sensor: SensorModel) -> _Surroundings:
     reach_ns = round((sensor.tail_s + HEAD_UPDATES * sensor.update_period_s + CONTEXT_S) * NS_PER_S)
     last_ns = energy_reach_ns(sensor)
     trace = data.trace(window.instrument).between(window.t0_ns - reach_ns, window.t1_ns + last_ns, margin=1)
