@@ -1,21 +1,24 @@
 """The active run: what the plugin does with ``--physics``.
 
-Outcomes follow one rule: REFUTED is a failed test; INVALID and INCONCLUSIVE are failed reports with a category and a letter of their own, so
-that ``-x``, ``--lf``, JUnit, xdist's report format and pytest-html all see them; NOT_TESTED is skipped with its reason. The exit code is 10
-where nothing was refuted but something could not be measured.
+Outcomes follow one rule: REFUTED is a failed test; INVALID and INCONCLUSIVE are failed reports with a category and a letter of their
+own, so that ``-x``, ``--lf``, JUnit, xdist's report format and pytest-html all see them; NOT_TESTED is skipped with its reason. The exit
+code is 10 where nothing was refuted but something could not be measured. A verdict stands, whether its test catches the error, skips
+itself, is expected to fail, or is run again by another plugin.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_physics.claims import ClaimStatement, Judge, slug
+from pytest_physics.claims import Judge, explain, verdict_error, worst_of
 from pytest_physics.config import Settings, load_settings
 from pytest_physics.errors import (
     ChannelUnavailableError,
@@ -24,6 +27,7 @@ from pytest_physics.errors import (
     PhysicsError,
     RefutedClaim,
 )
+from pytest_physics.markers import claim_of, energy_budget_of, is_claim, needed_channels, read_markers
 from pytest_physics.metrology.decision import Verdict
 from pytest_physics.metrology.uncertainty import Comparison, Recipe, truth_value_judge
 from pytest_physics.record.schema import BaselineRecord, ClaimRecord
@@ -51,11 +55,9 @@ class ActiveRun:
         self.settings = settings
         self.plan = plan
         self.report: Path | None = None
-        self.end_reason = "finished"
         self._session: Session | None = None
         self._idle_baseline: BaselineRecord | None = None
         self._heat_soak: HeatSoak | None = None
-        self._hard_failures = 0
         self._soft_failures: list[pytest.TestReport] = []
         self._problems: list[str] = []
 
@@ -65,12 +67,12 @@ class ActiveRun:
         refuse_parallel(config)
         refuse_blind_reruns(config)
         file: str | None = config.getoption("physics_config")
-        overrides = {
-            "device": config.getoption("physics_device") or config.getini("physics_device"),
-            "runs": config.getoption("physics_runs") or config.getini("physics_runs"),
+        options: dict[str, Any] = {
+            "file": Path(file) if file else None,
+            "profile": config.getoption("physics_profile"),
+            "overrides": {name: config.getoption(f"physics_{name}") for name in ("device", "runs")},
+            "fallbacks": {name: config.getini(f"physics_{name}") or None for name in ("device", "profile", "runs")},
         }
-        profile = config.getoption("physics_profile") or config.getini("physics_profile") or None
-        options: dict[str, Any] = {"file": Path(file) if file else None, "overrides": overrides, "profile": profile}
         try:
             settings = load_settings(config.rootpath, **options)
             plan = Plan.of(settings)
@@ -92,7 +94,9 @@ class ActiveRun:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         """Start the run after collection, so that a collection error leaves no run behind."""
-        if session.items and not session.config.option.collectonly and not session.testsfailed:
+        options = session.config.option
+        will_run = session.items and not options.collectonly and (options.continue_on_collection_errors or not session.testsfailed)
+        if will_run:
             try:
                 self._session = Session.start(
                     self.settings, self.plan, command=["pytest", *map(str, self.config.invocation_params.args)],
@@ -103,30 +107,27 @@ class ActiveRun:
         try:
             return (yield)
         finally:
-            self._finish(session)
+            if self._session is not None:
+                self._finish(self._session, _end_reason(session, sys.exception()))
 
-    def _finish(self, session: pytest.Session) -> None:
-        from pytest_physics.report.build import build_report  # matplotlib loads when the measuring is over
-
-        if self._session is None:
-            return
-        if isinstance(sys.exception(), KeyboardInterrupt):
-            self.end_reason = "interrupted"
-        elif session.shouldfail or session.shouldstop:
-            self.end_reason = f"stopped: {session.shouldfail or session.shouldstop}"
+    def _finish(self, run: Session, reason: str) -> None:
+        """Complete the run; whatever goes wrong here is said, and costs neither the run nor the claim table."""
         try:
-            self.report = self._session.finish(self.end_reason, publish=build_report)
-        except PhysicsError as error:
-            self._problems.append(str(error))
-        self.config.hook.pytest_physics_run_finished(config=self.config, run=self._session.path, report=self.report)
+            from pytest_physics.report.build import build_report  # matplotlib loads when the measuring is over
+
+            self.report = run.finish(reason, publish=build_report)
+        except Exception as error:  # noqa: BLE001 -- see above
+            what = str(error) if isinstance(error, PhysicsError) else f"{type(error).__name__}: {error}"
+            self._problems.append(f"{what} (the run may lack its report; 'pytest-physics report {run.path}' builds it again)")
+        self.config.hook.pytest_physics_run_finished(config=self.config, run=run.path, report=self.report)
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Turn "only unmeasured claims" into exit code 10."""
-        unmeasured = exitstatus == pytest.ExitCode.TESTS_FAILED and self._soft_failures and not self._hard_failures
-        if unmeasured and not self._problems:
-            session.exitstatus = EXIT_UNMEASURED
-        elif self._problems and exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
+        only_unmeasured = self._soft_failures and session.testsfailed == len(self._soft_failures)
+        if self._problems and exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        elif only_unmeasured and not self._problems and exitstatus == pytest.ExitCode.TESTS_FAILED:
+            session.exitstatus = EXIT_UNMEASURED
 
     # --- fixtures ----------------------------------------------------------------------------------------------------
 
@@ -168,44 +169,38 @@ class ActiveRun:
 
     # --- one test ----------------------------------------------------------------------------------------------------
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Refuse misspelt markers and claim ids that are not unique at collection, not in the middle of a run."""
-        owners: dict[str, str] = {}
-        for item in items:
-            claim = claim_of(item)
-            for marker in item.iter_markers("energy_budget"):
-                energy_budget_arguments(marker, item)
-            other = owners.setdefault(claim.id, item.nodeid)
-            if other != item.nodeid and item.get_closest_marker("claim"):
-                raise pytest.UsageError(
-                    f"claim id '{claim.id}' of {item.nodeid} is already used by {other}; give one of them id=… in its claim marker"
-                )
+        """Read all markers before anything is deselected, so that ids do not depend on ``-k``."""
+        read_markers(items)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Check the needed channels; a missing one makes the claim NOT_TESTED."""
         self.session.test = item.nodeid
-        if JUDGE in item.stash:  # a re-run of the same item judges anew
+        earlier = item.stash.get(JUDGE, None)
+        if earlier is not None:  # some plugin runs the item again
+            refuse_second_judgement(earlier)
             del item.stash[JUDGE]
         with self._verdict_errors(item):
-            for marker in item.iter_markers("needs"):
-                for name in marker.args:
-                    self.session.rig.require(name)
+            for name in needed_channels(item):
+                self.session.rig.require(name)
             return (yield)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Judge bare comparisons and energy budgets; a claim that judged nothing is INVALID."""
         judge = self.judge_of(item)
-        token = truth_value_judge.set(lambda comparison: _judged_true(judge, comparison))
+        token = truth_value_judge.set(partial(_judged_true, judge))
         try:
             with self._verdict_errors(item), self._energy_budget(item, judge):
                 result = yield
-            if item.get_closest_marker("claim") and not judge.records:
-                raise InvalidMeasurement(judge.invalid("the test judged no comparison; call judge(estimate <= limit)").reason)
-            return result
         finally:
             truth_value_judge.reset(token)
+        if is_claim(item) and not judge.records:
+            judge.invalid("the test judged no comparison; call judge(estimate <= limit)")
+        judge.settle()
+        return result
 
     @contextmanager
     def _verdict_errors(self, item: pytest.Item) -> Generator[None]:
@@ -217,47 +212,47 @@ class ActiveRun:
             judge.not_tested(str(error))
             pytest.skip(f"NOT_TESTED: {error}")
         except pytest.skip.Exception as skipped:
-            if item.get_closest_marker("claim"):
+            if is_claim(item):
                 judge.not_tested(str(skipped.msg))
             raise
         except (RefutedClaim, InvalidMeasurement, InconclusiveMeasurement) as error:
             if not judge.records:
                 judge.invalid(str(error))
             raise
-        except Exception as error:
-            if item.get_closest_marker("claim") and not judge.records:
-                judge.invalid(f"the test raised {type(error).__name__} before anything was judged: {error}")
+        except (Exception, pytest.fail.Exception) as error:
+            if is_claim(item):
+                judge.invalid(f"the test raised {type(error).__name__} before it was through: {error}")
             raise
 
     @contextmanager
     def _energy_budget(self, item: pytest.Item, judge: Judge) -> Generator[None]:
-        marker = item.get_closest_marker("energy_budget")
-        if marker is None:
+        budget = energy_budget_of(item)
+        if budget is None:
             yield
             return
-        joules, instrument_name, net = energy_budget_arguments(marker, item)
-        instrument = self.session.rig[instrument_name]
-        with instrument.window(item.name) as window:
+        with self.session.rig[budget.instrument].window(item.name) as window:
             yield
-        energy = window.energy.net if net else window.energy.gross
-        judge(energy <= joules)
+        energy = window.energy.net if budget.net else window.energy.gross
+        judge(energy <= budget.joules)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Mark the report with its verdict and attach what was judged, in plain Python values (xdist, JUnit)."""
+        """Let the report say what was judged, in plain Python values (JUnit, xdist's format), and carry its verdict."""
         report = yield
-        error = call.excinfo.value if call.excinfo is not None else None
-        if isinstance(error, InvalidMeasurement):
-            report.physics_verdict = "invalid"  # type: ignore[attr-defined]
-        elif isinstance(error, InconclusiveMeasurement):
-            report.physics_verdict = "inconclusive"  # type: ignore[attr-defined]
         judge = item.stash.get(JUDGE, None)
-        if judge is not None and judge.records and call.when == "call":
-            for record in judge.records:
-                report.user_properties.extend(properties(record))
-                self.config.hook.pytest_physics_claim_judged(config=self.config, claim=record)
+        fresh = judge.news() if judge is not None else []
+        error = call.excinfo.value if call.excinfo is not None else None
+        for record in fresh:
+            item.user_properties.extend(properties(record))
+            item.ihook.pytest_physics_claim_judged(config=self.config, claim=record)
+        report.user_properties = list(item.user_properties)
+        report.sections.extend(("physics", text) for text in map(explain, fresh) if text != str(error))
+        _show_verdict(report, _standing_error(report, fresh) or error)
+        if isinstance(getattr(error, "__context__", None), ChannelUnavailableError) and report.skipped:
+            file, line = item.reportinfo()[:2]
+            report.longrepr = (str(file), (line or 0) + 1, str(error))  # where the test stands, not where it was skipped
         return report
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
@@ -266,19 +261,15 @@ class ActiveRun:
         return SOFT_VERDICTS.get(verdict) if verdict and report.outcome == "failed" else None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Count what decides the exit code; re-run attempts do not."""
-        if report.outcome != "failed":
-            return
-        if getattr(report, "physics_verdict", None):
+        """Keep what decides the exit code; attempts that are run again do not."""
+        if report.outcome == "failed" and hasattr(report, "physics_verdict"):
             self._soft_failures.append(report)
-        else:
-            self._hard_failures += 1
 
     # --- terminal ----------------------------------------------------------------------------------------------------
 
-    def pytest_report_header(self) -> str:
+    def pytest_report_header(self) -> list[str]:
         """What is measured, and what is simulated and why."""
-        return f"physics: profile {self.settings.profile}; {self.plan.header}"
+        return [f"physics: profile {self.settings.profile}; {self.plan.header}", *self.plan.banner]
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:  # noqa: ANN401 -- pytest's class is private
         """The claim table, why claims could not be measured, and where the report is."""
@@ -290,11 +281,12 @@ class ActiveRun:
         terminalreporter.section("physics")
         for line in self.plan.banner:
             write(line, yellow=True)
-        for report in self._soft_failures:
-            write(f"{report.physics_verdict.upper()} {report.nodeid}", yellow=True)  # type: ignore[attr-defined]
-            for line in str(report.longrepr.reprcrash.message if hasattr(report.longrepr, "reprcrash") else report.longrepr).splitlines():  # type: ignore[union-attr]
+        for report in self._soft_failures:  # pytest's own sections show only its own category
+            write(report.nodeid, yellow=True)
+            for line in report.physics_explanation.splitlines():
                 write(f"  {line}")
-        for line in claim_lines(self._session.claims, width=terminalreporter._tw.fullwidth):  # noqa: SLF001 -- no public width
+        width = shutil.get_terminal_size().columns
+        for line in claim_lines(self._session.claims, results=self._session.results, width=width):
             write(line)
         for problem in self._problems:
             write(f"problem: {problem}", red=True)
@@ -302,7 +294,34 @@ class ActiveRun:
         write(f"report: {self.report or 'not written'}", bold=True)
 
 
+def refuse_second_judgement(earlier: Judge) -> None:
+    """Only an INVALID claim may be measured again; for any other attempt that failed, its verdict stands."""
+    worst = worst_of(earlier.records)
+    if worst is not None and worst.verdict is not Verdict.INVALID:
+        earlier.settle()
+
+
+def _standing_error(report: pytest.TestReport, fresh: Sequence[ClaimRecord]) -> Exception | None:
+    """A verdict stands, whether its test was skipped or expected to fail: such a report becomes a failed one."""
+    worst = worst_of(fresh)
+    error = verdict_error(worst) if worst else None
+    if error is None or report.failed:
+        return None
+    report.outcome = "failed"
+    report.longrepr = str(error)
+    vars(report).pop("wasxfail", None)
+    return error
+
+
+def _show_verdict(report: pytest.TestReport, error: BaseException | None) -> None:
+    word = {InvalidMeasurement: "invalid", InconclusiveMeasurement: "inconclusive"}.get(type(error))  # type: ignore[arg-type]
+    if word is not None:
+        report.physics_verdict = word  # type: ignore[attr-defined]
+        report.physics_explanation = str(error)  # type: ignore[attr-defined]
+
+
 def _judged_true(judge: Judge, comparison: Comparison) -> bool:
+    __tracebackhide__ = True
     return judge(comparison).verdict is Verdict.VALIDATED
 
 
@@ -312,6 +331,8 @@ def properties(record: ClaimRecord) -> list[tuple[str, str | float | int | bool]
         ("physics_claim", record.id),
         ("physics_verdict", record.verdict.value),
         ("physics_attempt", record.attempt),
+        ("physics_statement", record.statement),
+        ("physics_reason", record.reason),
     ]
     if record.estimate is not None:
         numbers = {"estimate": record.estimate.value, "expanded_uncertainty": record.estimate.expanded, "limit": record.limit}
@@ -322,45 +343,14 @@ def properties(record: ClaimRecord) -> list[tuple[str, str | float | int | bool]
     return out
 
 
-def claim_of(item: pytest.Item) -> ClaimStatement:
-    """Statement, id and prerequisites from the claim marker; without one, from the docstring and the name."""
-    marker = item.get_closest_marker("claim")
-    arguments = _claim_arguments(marker, item) if marker else {}
-    documentation = (getattr(getattr(item, "obj", None), "__doc__", None) or "").strip().partition("\n")[0]
-    file, line, _ = item.location
-    return ClaimStatement(
-        id=arguments.get("id") or slug(item.nodeid),
-        statement=arguments.get("statement") or documentation or item.name.removeprefix("test_").replace("_", " "),
-        test=item.nodeid,
-        source=f"{file}:{(line or 0) + 1}",
-        requires=tuple(arguments.get("requires") or ()),
-    )
-
-
-def _claim_arguments(marker: pytest.Mark, item: pytest.Item) -> dict[str, Any]:
-    def claim(
-        statement: str | None = None, *, id: str | None = None, requires: Sequence[str] = ()  # noqa: A002 -- reads best in the marker
-    ) -> dict[str, Any]:
-        return {"statement": statement, "id": id, "requires": [requires] if isinstance(requires, str) else requires}
-
-    try:
-        return claim(*marker.args, **marker.kwargs)
-    except TypeError as error:
-        raise pytest.UsageError(f"{item.nodeid}: {error}; write @pytest.mark.claim('statement', id='…', requires=['…'])") from None
-
-
-def energy_budget_arguments(marker: pytest.Mark, item: pytest.Item) -> tuple[float, str, bool]:
-    """Budget in joules, instrument and net flag of an ``energy_budget`` marker."""
-
-    def energy_budget(joules: float, *, instrument: str = "gpu", net: bool = False) -> tuple[float, str, bool]:
-        if not float(joules) > 0:
-            raise TypeError(f"'joules' must be > 0 (got {joules})")
-        return float(joules), instrument, net
-
-    try:
-        return energy_budget(*marker.args, **marker.kwargs)
-    except (TypeError, ValueError) as error:
-        raise pytest.UsageError(f"{item.nodeid}: {error}; write @pytest.mark.energy_budget(joules=5.0)") from None
+def _end_reason(session: pytest.Session, error: BaseException | None) -> str:
+    """Why the tests ended, in words."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    stopped = session.shouldfail or session.shouldstop
+    if stopped:
+        return f"stopped: {stopped}"
+    return "finished" if error is None else f"{type(error).__name__}: {error}"
 
 
 def refuse_parallel(config: pytest.Config) -> None:
@@ -375,10 +365,19 @@ def refuse_parallel(config: pytest.Config) -> None:
 
 def refuse_blind_reruns(config: pytest.Config) -> None:
     """Re-running a refuted claim until it passes is not a measurement; re-running an invalid one is."""
-    reruns = getattr(config.option, "reruns", None)
-    only = getattr(config.option, "only_rerun", None) or []
-    if reruns and list(only) != [InvalidMeasurement.__name__]:
+    reruns = _setting(config, "force_reruns") or _setting(config, "reruns")
+    only = _setting(config, "only_rerun") or []
+    if str(reruns or 0) != "0" and list(only) != [InvalidMeasurement.__name__]:
         raise pytest.UsageError(
             f"--physics with --reruns re-runs only what could not be measured: add --only-rerun {InvalidMeasurement.__name__}. "
             "Every attempt is recorded."
         )
+
+
+def _setting(config: pytest.Config, name: str) -> Any:  # noqa: ANN401 -- another plugin's option
+    """Value of another plugin's option or ini key; None where the plugin is absent."""
+    value = getattr(config.option, name, None)
+    try:
+        return config.getini(name) if value is None else value
+    except (KeyError, ValueError):
+        return None

@@ -6,6 +6,7 @@ writes it into the run with everything needed to compute it again, and raises th
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,9 @@ ERRORS: dict[Verdict, type[Exception]] = {
 
 SEVERITY = (Verdict.VALIDATED, Verdict.NOT_TESTED, Verdict.INCONCLUSIVE, Verdict.INVALID, Verdict.REFUTED)
 """From best to worst; several comparisons in one test end as the worst."""
+
+MAX_SLUG = 80
+"""Longest id made from a name, in characters; longer ones end in a digest."""
 
 
 class ClaimBook(Protocol):
@@ -71,11 +75,13 @@ class ClaimStatement:
 class Judge:
     """Judges the comparisons of one test."""
 
-    book: ClaimBook
+    book: ClaimBook = field(repr=False)
     claim: ClaimStatement
-    requirements: Callable[[], Sequence[Recipe]] = field(default=lambda: ())
+    requirements: Callable[[], Sequence[Recipe]] = field(default=lambda: (), repr=False)
     """What the fixtures of the test require, asked for at the time of judging: recipes of gates."""
-    records: list[ClaimRecord] = field(default_factory=list)
+    records: list[ClaimRecord] = field(default_factory=list, repr=False)
+    _told: int = field(default=0, init=False, repr=False)
+    """How many of the records :meth:`news` has handed out."""
 
     def __call__(self, comparison: Comparison, *, needs: Sequence[Gate] = ()) -> ClaimRecord:
         """Judge ``comparison``; returns the record if VALIDATED, else raises the error of its verdict.
@@ -87,6 +93,7 @@ class Judge:
         needs
             Further gates of the user's own.
         """
+        __tracebackhide__ = True  # a failure is shown at the user's line
         if not isinstance(comparison, Comparison):
             raise TypeError(
                 f"judge() takes a comparison of an estimate, such as 'window.duration <= 1.0' (got {comparison!r} of type "
@@ -94,7 +101,7 @@ class Judge:
             )
         comparison = self._recomputed(comparison)
         required = self.requirements()
-        own = (*needs, *(self._prerequisite(name) for name in self.claim.requires))
+        own = (*needs, *(gate for name in self.claim.requires for gate in self._prerequisites(name)))
         gates = (*own, *(gate for requirement in required for gate in self.book.gates_of(requirement)))
         decision = decide(comparison, gates)
         record = self._base(
@@ -110,17 +117,17 @@ class Judge:
             **decision_fields(decision),
         )
         self._keep(record)
-        error = ERRORS.get(decision.verdict)
+        error = verdict_error(record)
         if error is not None:
-            raise error(explain(record))
+            raise error
         return record
 
     def _recomputed(self, comparison: Comparison) -> Comparison:
         """The comparison with its estimate computed anew from its recipe: the judge trusts the artifacts, not the number it is handed."""
         if any(part.op == UNRECORDED for part in comparison.estimate.recipe.leaves()):
             raise TypeError(
-                f"'{comparison}' cannot be recomputed, so it cannot be judged: build numbers from the rig's windows and phases, or wrap one "
-                "from elsewhere in Estimate.given(value, unit, u=…)."
+                f"'{comparison}' cannot be recomputed, so it cannot be judged: build numbers from the rig's windows and phases, or wrap "
+                "one from elsewhere in Estimate.given(value, unit, u=…)."
             )
         return replace(comparison, estimate=self.book.evaluate(comparison.estimate.recipe))
 
@@ -132,10 +139,26 @@ class Judge:
         """Record that the measurement ended before it could be judged."""
         return self._keep(self._base(verdict=Verdict.INVALID, reason=reason))
 
-    @property
-    def verdict(self) -> Verdict | None:
-        """Worst verdict so far; None before anything was judged."""
-        return max((record.verdict for record in self.records), key=SEVERITY.index, default=None)
+    def settle(self) -> None:
+        """Raise the error of the worst verdict, in case the test caught it."""
+        __tracebackhide__ = True
+        worst = worst_of(self.records)
+        error = verdict_error(worst) if worst else None
+        if error is not None:
+            raise error
+
+    def news(self) -> list[ClaimRecord]:
+        """Records since the last call."""
+        fresh = self.records[self._told :]
+        self._told = len(self.records)
+        return fresh
+
+    def _prerequisites(self, claim_id: str) -> list[Gate]:
+        """One gate for each comparison of that claim: ``x``, ``x#2`` and so on."""
+        gates = [self._prerequisite(claim_id)]
+        while self.book.verdict_of(further := f"{claim_id}#{len(gates) + 1}") is not None:
+            gates.append(self._prerequisite(further))
+        return gates
 
     def _prerequisite(self, claim_id: str) -> Gate:
         verdict = self.book.verdict_of(claim_id)
@@ -170,6 +193,17 @@ class Judge:
         return record
 
 
+def worst_of(records: Sequence[ClaimRecord]) -> ClaimRecord | None:
+    """The record with the worst verdict; None of none."""
+    return max(records, key=lambda record: SEVERITY.index(record.verdict), default=None)
+
+
+def verdict_error(record: ClaimRecord) -> Exception | None:
+    """The error that ends a test with this verdict; None where the test goes on."""
+    error = ERRORS.get(record.verdict)
+    return error(explain(record)) if error else None
+
+
 def explain(record: ClaimRecord) -> str:
     """The claim, its estimate against its limit, the reason, and every failed gate with its remedy."""
     lines = [f"{record.verdict.value}: {record.statement}"]
@@ -190,6 +224,11 @@ def explain(record: ClaimRecord) -> str:
 
 
 def slug(text: str) -> str:
-    """A claim id from a node id: the part after the last ``::``, with ``test_`` and odd characters dropped."""
-    name = text.rpartition("::")[2].removeprefix("test_")
-    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-").lower() or "claim"
+    """A claim id from the name of a test: letters, digits and dots of any script, at most :data:`MAX_SLUG` of them.
+
+    >>> slug("test_gain[8-fp16]"), slug("test_größe")
+    ('gain-8-fp16', 'größe')
+    """
+    name = re.sub(r"[^\w.]+|_+", "-", text.removeprefix("test_")).strip("-").lower() or "claim"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return name if len(name) <= MAX_SLUG else f"{name[: MAX_SLUG - 9]}-{digest}"

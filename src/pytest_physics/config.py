@@ -1,5 +1,7 @@
-"""Settings of a run: profiles, a configuration file, and options, in this order of precedence (last wins).
+"""Settings of a run: profiles, pytest's ini keys, a configuration file, and options, in this order of precedence (last wins).
 
+The ini keys (``physics_device``, ``physics_profile``, ``physics_runs``) are a project's defaults; a configuration file may be named on the
+command line, so it wins over them.
 ``physics.toml`` (top level) or ``[tool.physics]`` in ``pyproject.toml`` may set any field below; an unknown key is an error that
 names the nearest one. The resolved settings and their hash stand in ``run.json``, and ``verify`` judges with them.
 
@@ -159,6 +161,7 @@ def load_settings(
     file: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     profile: str | None = None,
+    fallbacks: Mapping[str, Any] | None = None,
     virtual_time: bool = False,
 ) -> Settings:
     """Settings for a project at ``root``.
@@ -173,6 +176,8 @@ def load_settings(
         Options given on the command line; None values are ignored.
     profile
         Profile given on the command line; wins over the file's.
+    fallbacks
+        Values of pytest's ini keys, for what neither file nor command line sets; None values are ignored.
     virtual_time
         The GPU is a twin: durations of waiting are those of ``publish``, unless the file says otherwise.
 
@@ -182,18 +187,21 @@ def load_settings(
         With file, key, and the nearest known key or the accepted values.
     """
     data, where = _file_data(root, file)
+    data = _given(fallbacks) | data
     chosen = profile or data.get("profile", "quick")
-    if chosen not in PROFILE_DEFAULTS:
-        raise ConfigurationError(
-            f"unknown profile {chosen!r}{nearest(str(chosen), PROFILES)}; choose one of {', '.join(PROFILES)}."
-        )
-    given = {key: value for key, value in (overrides or {}).items() if value is not None}
+    if chosen not in PROFILES:
+        raise ConfigurationError(f"unknown profile {chosen!r}{nearest(str(chosen), PROFILES)}; choose one of {', '.join(PROFILES)}.")
+    given = _given(overrides)
     defaults = _merge(PROFILE_DEFAULTS[chosen], VIRTUAL_TIME_DEFAULTS) if virtual_time else PROFILE_DEFAULTS[chosen]
     merged = _merge(_merge(defaults, data), given) | {"profile": chosen}
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
         raise ConfigurationError("; ".join(_explain(problem, where) for problem in error.errors())) from None
+
+
+def _given(values: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {key: value for key, value in (values or {}).items() if value is not None}
 
 
 def nearest(word: str, known: tuple[str, ...] | list[str]) -> str:
@@ -211,6 +219,8 @@ def _file_data(root: Path, file: Path | None) -> tuple[dict[str, Any], str]:
     project = root / "pyproject.toml"
     if project.is_file():
         table = _read_toml(project).get("tool", {}).get("physics", {})
+        if not isinstance(table, dict):
+            raise ConfigurationError(f"{project}: 'tool.physics' must be a table (got {table!r}); write [tool.physics].")
         return table, f"{project} [tool.physics]"
     return {}, "options"
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
+from bisect import insort
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,14 +74,18 @@ class Energy:
 class Window:
     """One event: ``with instrument.window("decode", tokens=512) as w: ...``, then ``w.energy``, ``w.duration``, ``w.per("token")``."""
 
-    __slots__ = ("_instrument", "_synchronise", "id", "labels", "name", "phase", "synchronised", "t0_ns", "t1_ns", "test", "work")
+    __slots__ = (
+        "_instrument", "_opened", "_synchronise", "id", "labels", "name", "phase", "synchronised", "t0_ns", "t1_ns", "test", "work",
+    )  # fmt: skip
 
     def __init__(
         self, instrument: Instrument, name: str, work: Mapping[str, float], labels: Mapping[str, Label], *, synchronise: bool
     ) -> None:
         self._instrument = instrument
         self._synchronise = synchronise
+        self._opened = False
         self.id = ""
+        """Empty until the window is closed."""
         self.name = name
         self.work = work
         self.labels = labels
@@ -90,23 +96,35 @@ class Window:
         self.t1_ns = 0
 
     def __enter__(self) -> Self:
+        if self._opened:
+            raise ValueError(f"window '{self.name}' was opened before; a window is one event, open a new one for the next.")
+        self._opened = True
         if self._synchronise:
             self.synchronised = synchronise()
         self.t0_ns = self._instrument.clock.now_ns()
+        insort(self._instrument.window_starts_ns, self.t0_ns)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if self._synchronise and self.synchronised:
             synchronise()
         self.t1_ns = self._instrument.clock.now_ns()
+        insort(self._instrument.window_ends_ns, self.t1_ns)
         if kind is not None:
             self.labels = {**self.labels, "interrupted": kind.__name__}
         self._instrument._closed(self)  # noqa: SLF001 -- a window is part of its instrument
 
     @property
+    def closed_id(self) -> str:
+        """Id of the closed window; raises ``ValueError`` while it is open."""
+        if not self.id:
+            raise ValueError(f"window '{self.name}' is not closed yet: ask for its numbers after its 'with' block.")
+        return self.id
+
+    @property
     def duration(self) -> Estimate:
         """Length of the window in seconds."""
-        return self._instrument.evaluate(Recipe(op="window.duration", parameters={"window": self.id}))
+        return self._instrument.evaluate(Recipe(op="window.duration", parameters={"window": self.closed_id}))
 
     @property
     def energy(self) -> Energy:
@@ -127,7 +145,7 @@ class Window:
         if key not in self.work or not self.work[key] > 0:
             counted = ", ".join(f"{name}={amount:g}" for name, amount in self.work.items()) or "nothing"
             raise ValueError(f"window '{self.name}' counted {counted}; open it with {key}=<positive count> to get energy per {unit}.")
-        return self._instrument.evaluate(Recipe(op="window.work", parameters={"window": self.id, "work": key}))
+        return self._instrument.evaluate(Recipe(op="window.work", parameters={"window": self.closed_id, "work": key}))
 
     def record(self) -> WindowRecord:
         """The window as it stands in ``windows.jsonl``."""
@@ -155,6 +173,9 @@ class Instrument:
         self.journal = journal
         self.clock: Clock = device.clock
         self.windows: dict[str, Window] = {}
+        self.window_starts_ns: list[int] = []
+        """Starts of all windows, open ones included, ascending: work that begins after a window ends its quiet surroundings."""
+        self.window_ends_ns: list[int] = []
         self.baselines: list[BaselineRecord] = []
         self.sensors: list[SensorRecord] = []
         """What was known of the power channel, in the order in which it was learned."""
@@ -209,12 +230,12 @@ class Instrument:
         """Let ``seconds`` pass on the instrument's clock."""
         self.clock.sleep_until_ns(self.clock.now_ns() + round(seconds * NS_PER_S))
 
-    def wait_until_sampled(self, t_ns: int) -> bool:
-        """Wait until samples reach beyond ``t_ns``; False at once where the sampler is dead."""
+    def wait_until_sampled(self, t_ns: int, *, timeout_s: float = 1.0) -> bool:
+        """Wait until samples reach beyond ``t_ns``; False at once where the sampler is dead, else after ``timeout_s`` (or 10 periods)."""
         period_ns = self.sampler.period_ns
         target_ns = t_ns + WAIT_PERIODS * period_ns
         self.clock.sleep_until_ns(target_ns)
-        return self.sampler.wait_until_sampled(t_ns + (WAIT_PERIODS - 1) * period_ns, timeout_s=max(1.0, 10 * period_ns / NS_PER_S))
+        return self.sampler.wait_until_sampled(t_ns + (WAIT_PERIODS - 1) * period_ns, timeout_s=max(timeout_s, 10 * period_ns / NS_PER_S))
 
     @contextmanager
     def phase(self, name: str) -> Iterator[PhaseRecord]:
@@ -250,7 +271,10 @@ class Instrument:
         work
             Counted work: ``tokens=512``.
         """
-        return Window(self, name, work, labels or {}, synchronise=synchronise and not self.simulated)
+        for counted, amount in work.items():
+            if not 0 <= amount < math.inf:
+                raise ValueError(f"window '{name}': '{counted}' must be a finite count >= 0 (got {amount!r}).")
+        return Window(self, name, _plain(work), _plain(labels or {}), synchronise=synchronise and not self.simulated)
 
     def _closed(self, window: Window) -> None:
         window.id = f"{self.name}-w{next(self._numbers)}"
@@ -301,8 +325,9 @@ class Instrument:
             ``counter`` or ``power`` to insist on one; None takes the better one.
         """
         self.require_metered()
+        window_id = window.closed_id
         chosen = self.nearest_baselines(window) if baselines is None else baselines
-        parameters: dict[str, Any] = {"window": window.id, "baselines": [b.id for b in chosen], "sensor": self.sensor_id}
+        parameters: dict[str, Any] = {"window": window_id, "baselines": [b.id for b in chosen], "sensor": self.sensor_id}
         if estimator:
             parameters["estimator"] = estimator
         return Energy(
@@ -322,6 +347,15 @@ class Instrument:
         before = [b for b in self.baselines if b.t1_ns <= window.t0_ns]
         after = [b for b in self.baselines if b.t0_ns >= window.t1_ns]
         return tuple(before[-1:] + after[:1])
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy with numbers of numpy and torch as Python's own, and anything else as its text."""
+    return {key: value if isinstance(value, str | int | float) else _text_or_number(value) for key, value in values.items()}
+
+
+def _text_or_number(value: Any) -> object:  # noqa: ANN401 -- whatever a user labels an arm with
+    return value.item() if getattr(value, "size", 0) == 1 and hasattr(value, "item") else str(value)
 
 
 _encode: Callable[[object], str] = json.JSONEncoder(separators=(",", ":")).encode

@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """One switch, four options, three ini keys; everything else is in the configuration file."""
     group = parser.getgroup("physics", "energy, temperature and time: measurements that are valid, or say that they are not")
     for name, options in OPTIONS:
-        group.addoption(name, **options)  # type: ignore[arg-type]
+        group.addoption(name, **options)
     for name, text in INI_KEYS:
         parser.addini(name, text, default=None)
 

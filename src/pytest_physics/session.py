@@ -5,6 +5,7 @@ The run directory is the truth: everything the session knows it reads from what 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +20,7 @@ from pytest_physics.config import Settings
 from pytest_physics.devices.base import Device, DeviceSpec
 from pytest_physics.devices.discover import choose_devices, open_device
 from pytest_physics.devices.lock import DeviceLock
-from pytest_physics.errors import ChannelUnavailableError
+from pytest_physics.errors import ChannelUnavailableError, ConfigurationError, InvalidMeasurement, PhysicsError, RecordError
 from pytest_physics.instrument import Instrument, Label
 from pytest_physics.metrology.decision import Verdict, condensed
 from pytest_physics.metrology.response import SensorModel
@@ -43,6 +44,7 @@ from pytest_physics.record.schema import (
     WindowRecord,
     finite_or_none,
     numbers_or_none,
+    state_after,
 )
 from pytest_physics.record.writer import RunWriter, new_run_directory
 from pytest_physics.sampling.base import Sampler, SamplerState, ThermalSafety
@@ -53,9 +55,13 @@ from pytest_physics.sampling.trace import Trace
 
 SETTLE_STEP_S = 1.0
 """How often a settling device is looked at."""
-SETTLE_LIMIT = 20.0
-"""A device may take this many times ``baseline.settle_s`` to come to rest before the baseline is measured as it is, for its gates to
-judge."""
+SETTLE_BUDGET_S = 60.0
+"""A device that is not at rest this long after ``baseline.settle_s`` is measured as it is, for the baseline's gates to judge."""
+IDLE_STATE = 5
+"""P-states from this one on are idle states of NVIDIA cards (P5, P8, P12); P0 to P2 are for work."""
+REST_S = 20.0
+"""In a P-state for work a card counts as at rest only after this long without a change: it falls into its idle state up to 15 s after
+work, or never where a context is open."""
 
 
 class TruthDevice(Protocol):
@@ -85,10 +91,18 @@ class Plan:
         """Resolve ``settings.device``; raises ``ConfigurationError`` with the next action."""
         choice = choose_devices(settings.device)
         instruments = {_instrument_name(spec): _seeded(spec, settings.seed) for spec in choice.specs}
+        return cls.using(instruments, banner=choice.banner)
+
+    @classmethod
+    def using(cls, instruments: Mapping[str, DeviceSpec], *, banner: str = "") -> Plan:
+        """A plan for devices that are chosen already, with any parameters: ``Plan.using({"gpu": DeviceSpec(kind="twin", …)})``."""
+        for name in instruments:
+            if not name.isidentifier():
+                raise ConfigurationError(f"an instrument's name must be a Python identifier, such as 'gpu' (got {name!r}).")
+        simulated = [f"'{spec}'" for spec in instruments.values() if spec.kind == "twin"]
+        said = banner or f"GPU numbers are SIMULATED: {', '.join(simulated)} was asked for."
         shown = ", ".join(f"{name} = {spec}" for name, spec in instruments.items())
-        simulated = any(spec.kind == "twin" for spec in choice.specs)
-        banner = choice.banner if "SIMULATED" in choice.banner or not simulated else f"GPU numbers are SIMULATED: {choice.banner}"
-        return cls(instruments=instruments, banner=(banner,) if simulated else (), header=shown)
+        return cls(instruments=dict(instruments), banner=(said,) if simulated else (), header=shown)
 
 
 def _instrument_name(spec: DeviceSpec) -> str:
@@ -155,6 +169,7 @@ class Session:
         self._records: dict[str, InstrumentRecord] = {}
         self._resources = ExitStack()
         self._writer = RunWriter(path)
+        self._resources.callback(self._writer.close)
         self._run = RunRecord(
             run_id=path.name, state="running", end_reason="running", started_utc=utc_now(), command=list(command),
             profile=settings.profile, config=settings.model_dump(mode="json"), config_sha256=settings.digest(),
@@ -218,42 +233,55 @@ class Session:
         return ProcessSampler(device.spec, path, period_s, instrument=name, thermal=safety)
 
     def finish(self, end_reason: str = "finished", *, publish: Callable[[Path], Path] | None = None) -> Path | None:
-        """Stop the samplers, complete the records and the manifest; ``publish`` builds the report in between and names it."""
-        self._stop_samplers()
-        ended = end_reason == "finished" or end_reason.startswith("stopped")
-        self._run = self._run.model_copy(
-            update={"state": "completed" if ended else "incomplete", "end_reason": end_reason, "ended_utc": utc_now()}
-        )
-        self._write_run()
-        try:
-            return publish(self.path) if publish else None
-        finally:
-            self._writer.manifest()
-            self._writer.close()
-            self._resources.close()
+        """Stop the samplers, complete the records and the manifest; ``publish`` builds the report in between and names it.
 
-    def _stop_samplers(self) -> None:
+        Raises ``RecordError`` where the disk refuses, after everything was stopped and released; what was written stays readable.
+        """
+        with self._resources:
+            problems = self._stop_samplers()
+            self._end(f"not all was recorded: {'; '.join(problems)}" if problems else end_reason)
+            try:
+                report = publish(self.path) if publish else None
+            finally:
+                self._writer.manifest()
+            if problems:
+                raise RecordError("; ".join(problems))
+            return report
+
+    def _stop_samplers(self) -> list[str]:
+        """Stop every sampler and complete its record; returns what could not be recorded."""
+        problems = []
         for name, instrument in self.instruments.items():
             status = instrument.sampler.stop()
             ended = AnchorRecord(utc=utc_now(), t_ns=instrument.clock.now_ns())
-            statistics = sampler_statistics(self.trace(name), instrument.sampler.origin_ns)
             self._records[name] = self._records[name].model_copy(
                 update={
                     "ended": ended, "sampler_state": status.state.value, "sampler_error": status.error,
                     "scheduling": status.scheduling, "thermal_trips": status.thermal_trips,
-                    "statistics": numbers_or_none(asdict(statistics)),
                 }
             )  # fmt: skip
-            if instrument.simulated:
-                self._writer.truth(name, cast("TruthDevice", instrument.device).truth_table())
+            try:
+                self._record_samples(name, instrument)
+            except RecordError as error:
+                problems.append(str(error))
+        return problems
+
+    def _record_samples(self, name: str, instrument: Instrument) -> None:
+        statistics = sampler_statistics(self.trace(name), instrument.sampler.origin_ns)
+        self._records[name] = self._records[name].model_copy(update={"statistics": numbers_or_none(asdict(statistics))})
+        if instrument.simulated:
+            self._writer.truth(name, cast("TruthDevice", instrument.device).truth_table())
+
+    def _end(self, reason: str) -> None:
+        self._run = self._run.model_copy(update={"state": state_after(reason), "end_reason": reason, "ended_utc": utc_now()})
+        self._write_run()
 
     def _abandon(self, reason: str) -> None:
-        for instrument in self.instruments.values():
-            instrument.sampler.stop()
-        self._run = self._run.model_copy(update={"state": "incomplete", "end_reason": reason, "ended_utc": utc_now()})
-        self._write_run()
-        self._writer.close()
-        self._resources.close()
+        """End a run that could not start; whatever else fails on the way must not hide why."""
+        with self._resources, contextlib.suppress(PhysicsError):
+            for instrument in self.instruments.values():
+                instrument.sampler.stop()
+            self._end(reason)
 
     def _write_run(self) -> None:
         phases = [phase for instrument in self.instruments.values() for phase in instrument.phases]
@@ -273,8 +301,19 @@ class Session:
     def evaluate(self, recipe: Recipe) -> Estimate:
         """Compute an estimate, once every sample it needs is there."""
         for name, t_ns in latest_needed(recipe, self).items():
-            self.instruments[name].wait_until_sampled(t_ns)
+            self._await_samples(self.instruments[name], t_ns)
         return evaluate(recipe, self)
+
+    def _await_samples(self, instrument: Instrument, t_ns: int) -> None:
+        """Wait for the samples up to ``t_ns``, unless none can come any more: what is computed from fewer would change with the next."""
+        limit_s = self.settings.sampling.max_wait_s
+        if instrument.wait_until_sampled(t_ns, timeout_s=limit_s) or not instrument.sampler.is_alive():
+            return
+        raise InvalidMeasurement(
+            f"the sampler of '{instrument.name}' runs but has given no sample for {limit_s:g} s (limit 'sampling.max_wait_s'; last sign of "
+            f"life {instrument.sampler.heartbeat_age_s():.1f} s ago): what it should have seen is not known. It is suspended, the host is "
+            "overloaded, or the driver does not answer; find out which, and measure again."
+        )
 
     def read_trace(self, instrument: str) -> Trace:
         """Samples so far."""
@@ -287,7 +326,7 @@ class Session:
         with instrument.phase("baseline") as phase:
             instrument.sleep(self.settings.baseline.duration_s)
         ended = next(p for p in instrument.phases if p.id == phase.id)
-        instrument.wait_until_sampled(cast("int", ended.t1_ns))
+        self._await_samples(instrument, cast("int", ended.t1_ns))
         baseline_id = f"{instrument.name}-b{len(instrument.baselines) + 1}"
         record = baseline_record(self, ended, baseline_id=baseline_id, sensor_id=instrument.sensor_id)
         instrument.baselines.append(record)
@@ -295,19 +334,12 @@ class Session:
         return record
 
     def _settle(self, instrument: Instrument) -> None:
-        """Wait ``settle_s``, and on, until the device has not changed its P-state for that long."""
+        """Wait ``settle_s``, and on, until the device has come to rest; at most ``SETTLE_BUDGET_S`` longer."""
         settle_s = self.settings.baseline.settle_s
         instrument.sleep(settle_s)
-        waited_s = settle_s
-        while waited_s < SETTLE_LIMIT * settle_s and not self._at_rest(instrument, settle_s):
+        deadline_ns = instrument.clock.now_ns() + round(SETTLE_BUDGET_S * NS_PER_S)
+        while instrument.clock.now_ns() < deadline_ns and not at_rest(instrument.trace, instrument.clock.now_ns(), settle_s):
             instrument.sleep(SETTLE_STEP_S)
-            waited_s += SETTLE_STEP_S
-
-    def _at_rest(self, instrument: Instrument, span_s: float) -> bool:
-        now_ns = instrument.clock.now_ns()
-        trace = instrument.trace.between(now_ns - round(span_s * NS_PER_S), now_ns)
-        states = [trace.values(name) for name in ("performance_state", "sm_clock_hz") if trace.has(name)]
-        return all(len(np.unique(values[np.isfinite(values)])) <= 1 for values in states)
 
     # --- live run data (record.recipes.RunData) ----------------------------------------------------------------------
 
@@ -319,9 +351,10 @@ class Session:
         """One closed window."""
         return self.instruments[window_id.partition("-")[0]].windows[window_id].record()
 
-    def windows_of(self, instrument: str) -> Sequence[tuple[int, int]]:
-        """Start and end of every closed window of an instrument, in nanoseconds."""
-        return [(w.t0_ns, w.t1_ns) for w in self.instruments[instrument].windows.values()]
+    def window_edges(self, instrument: str) -> tuple[Sequence[int], Sequence[int]]:
+        """Starts of all windows of an instrument, open ones included, and ends of the closed ones; each in ascending order."""
+        found = self.instruments[instrument]
+        return found.window_starts_ns, found.window_ends_ns
 
     def phase(self, phase_id: str) -> PhaseRecord:
         """One phase."""
@@ -345,7 +378,14 @@ class Session:
     def truth_table(self, instrument: str) -> NDArray[np.void] | None:
         """The twin's true power so far; None for a real device."""
         found = self.instruments[instrument]
-        return cast("TruthDevice", found.device).truth_table() if found.simulated else None
+        if not found.simulated:
+            return None
+        now_ns = found.clock.now_ns()
+        known_ns, table = self.memory.get(f"truth|{instrument}", (None, None))
+        if known_ns != now_ns:  # a table is a copy of the whole history: one per instant is enough
+            table = cast("TruthDevice", found.device).truth_table()
+            self.memory[f"truth|{instrument}"] = now_ns, table
+        return cast("NDArray[np.void]", table)
 
     # --- results and claims ------------------------------------------------------------------------------------------
 
@@ -387,10 +427,22 @@ class Session:
         return evidence(recipe)
 
 
+def at_rest(trace: Trace, now_ns: int, span_s: float) -> bool:
+    """Whether P-state and clock have been the same for ``span_s``, or for ``REST_S`` in a P-state for work."""
+    recent = trace.between(now_ns - round(span_s * NS_PER_S), now_ns)
+    states = recent.values("performance_state") if recent.has("performance_state") else np.zeros(0)
+    working = len(states) > 0 and states[-1] < IDLE_STATE
+    if working and span_s < REST_S:
+        return at_rest(trace, now_ns, REST_S)
+    columns = [recent.values(name) for name in ("performance_state", "sm_clock_hz") if recent.has(name)]
+    return all(len(np.unique(values[np.isfinite(values)])) <= 1 for values in columns)
+
+
 def _instrument_record(name: str, device: Device, sampler: Sampler, started: AnchorRecord) -> InstrumentRecord:
     return InstrumentRecord(
         name=name,
         spec=str(device.spec),
+        parameters=numbers_or_none(device.spec.parameters),
         fingerprint=FingerprintRecord.of(device.fingerprint),
         clock=device.clock.name,
         clock_resolution_ns=device.clock.resolution_ns,

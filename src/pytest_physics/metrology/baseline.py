@@ -30,6 +30,8 @@ from pytest_physics.metrology.uncertainty import Gate
 
 CORRELATION_TIMES = 50.0
 """An idle lasts at least this many correlation times: then N_eff ≥ 25 and the interval covers what it promises."""
+MIN_UPDATES = 8
+"""Fewer updates are no idle at all."""
 MIN_INDEPENDENT = 5.0
 """Fewer effectively independent updates than this, of hundreds, are one movement and not an idle."""
 THREE_SIGMA = float(special.ndtr(3.0))
@@ -290,9 +292,23 @@ def assess_idle(
     )
 
 
+def no_idle(n: int, *, scope: str = "baseline") -> IdleAssessment:
+    """The assessment of a span with too few updates for any number: everything NaN, and the gate that says so."""
+    gate = Gate(
+        name="idle updates", scope=scope, measured=float(n), limit=float(MIN_UPDATES), unit="updates", passed=False,
+        reason=f"the power sensor gave {n} updates while idle was measured (limit: at least {MIN_UPDATES}): the sampler was not running, "
+        "the reads failed, or the idle was much too short",
+        remedy="see the sampler's state and the read errors of 'power_w', then measure idle again",
+    )  # fmt: skip
+    nothing = dict.fromkeys(
+        ("mean_w", "u_w", "standard_deviation_w", "minimum_w", "maximum_w", "median_w", "resolution_w", "start_s", "end_s"), math.nan
+    )
+    return IdleAssessment(**nothing, dof=1.0, n=n, n_eff=0.0, duration_s=0.0, temperature_c=None, gates=(gate,))
+
+
 def _require_updates(t_s: FloatArray, power_w: FloatArray) -> None:
-    if t_s.shape != power_w.shape or t_s.ndim != 1 or t_s.size < 8:
-        raise ValueError(f"an idle needs at least 8 updates with a time each (got shapes {t_s.shape} and {power_w.shape}).")
+    if t_s.shape != power_w.shape or t_s.ndim != 1 or t_s.size < MIN_UPDATES:
+        raise ValueError(f"an idle needs at least {MIN_UPDATES} updates with a time each (got shapes {t_s.shape} and {power_w.shape}).")
     if not (np.isfinite(t_s).all() and np.isfinite(power_w).all()):
         raise ValueError("times and powers of updates must be finite; a failed read is not an update.")
     if not (np.diff(t_s) > 0).all():
@@ -436,7 +452,7 @@ def _states_gate(  # noqa: PLR0917 -- private, one table of calls
     n_states = int(kept.sum())
     return series.gate(
         name, float(n_states), float(limit), "states", passed=n_states <= limit,
-        reason=f"{n_states} {what} state{'s' if n_states != 1 else ''} held at least {series.limits.min_state_share:.0%} of the "
+        reason=f"{n_states} {what}{'s' if n_states != 1 else ''} held at least {series.limits.min_state_share:.0%} of the "
         f"samples (limit {limit}): {listed}" + (", …" if n_states > 6 else ""),
         remedy="let the device settle first (the state after work lasts seconds to minutes), or pin its clocks",
     )  # fmt: skip

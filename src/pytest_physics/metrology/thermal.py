@@ -513,7 +513,8 @@ def _slope_gate(soak: _Soak) -> Gate:
     remedy = "keep the load on, and do not change it"
     if slope is None:
         return soak.gate(
-            "soak slope", None, limit, "°C/min", passed=False, reason="no slope: the window is too short for this sensor", remedy=remedy
+            "soak slope", None, limit, "°C/min", passed=False, remedy=remedy,
+            reason="no slope: the window is too short for this sensor, or readings are missing from it",
         )  # fmt: skip
     passed = slope.bound < limit
     return soak.gate(

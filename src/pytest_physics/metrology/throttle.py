@@ -224,6 +224,8 @@ class _Finding:
     share: float | None
     """Share of the time; None where the source cannot tell."""
     text: str
+    exact: bool = False
+    """From a cumulative counter."""
 
 
 def _cause_gate(
@@ -236,15 +238,13 @@ def _cause_gate(
     scope: str,
 ) -> Gate:
     findings = list(_findings(cause, window, reasons, counters, declared))
-    shares = [finding.share for finding in findings if finding.share is not None]
     unread = any(finding.share is None for finding in findings)
-    measured = max(shares, default=None)
+    measured = _measured(findings)
     allowed = not cause.bits & ~int(declared)
     passed = not unread and measured is not None and (measured == 0 or allowed)
     text = "; ".join(finding.text for finding in findings) or "not checked: this rig reports no reasons and no counter for it"
     if findings and cause.counters and not any(name in counters for name in cause.counters):
         text += "; without a counter, episodes between two reads are not seen"
-    share_text = "an unknown share" if measured is None else f"{measured:.2%}"
     return Gate(
         name=cause.name,
         scope=scope,
@@ -252,10 +252,23 @@ def _cause_gate(
         limit=0.0,
         unit="1",
         passed=passed,
-        reason=f"the device was {cause.what} for {share_text} of the time (limit 0 %{', declared' if allowed else ''}): {text}",
+        reason=f"{_sentence(cause, measured)} (limit 0 %{', declared' if allowed else ''}): {text}",
         remedy="" if passed else _remedy(cause, findings, unread=unread),
         warning=cause.warning or not findings,
     )
+
+
+def _measured(findings: list[_Finding]) -> float | None:
+    """Largest share by the counters; by the mask where no counter rose, because a counter may stand still for lack of support."""
+    counted = max((f.share for f in findings if f.exact and f.share is not None), default=0.0)
+    seen = max((f.share for f in findings if f.share is not None), default=None)
+    return counted or seen
+
+
+def _sentence(cause: _Cause, measured: float | None) -> str:
+    if measured is None:
+        return f"it is not known whether the device was {cause.what}"
+    return f"the device was {cause.what} for {measured:.2%} of the time" if measured else f"the device was not {cause.what}"
 
 
 def _remedy(cause: _Cause, findings: list[_Finding], *, unread: bool) -> str:
@@ -284,7 +297,8 @@ def _from_counter(name: str, bracket: tuple[IntArray, FloatArray] | None) -> _Fi
     if (np.diff(values) < 0).any():
         return _Finding(share=None, text=f"counter '{name}' went back inside the window (driver reset)")
     increase_ns, span_ns = float(values[-1] - values[0]), float(t[-1] - t[0])
-    return _Finding(share=increase_ns / span_ns, text=f"counter '{name}' rose by {increase_ns / 1e6:.3f} ms in {span_ns / 1e9:.3f} s")
+    text = f"counter '{name}' rose by {increase_ns / 1e6:.3f} ms in {span_ns / 1e9:.3f} s"
+    return _Finding(share=increase_ns / span_ns, text=text, exact=True)
 
 
 def _from_mask(cause_bits: int, consecutive: int, masks: FloatArray) -> _Finding:
@@ -292,8 +306,10 @@ def _from_mask(cause_bits: int, consecutive: int, masks: FloatArray) -> _Finding
         return _Finding(share=None, text="no valid read of the event reasons in or around the window")
     bits = masks.astype(np.int64) & cause_bits
     found = _debounced(bits != 0, consecutive)
-    names = _names(int(np.bitwise_or.reduce(bits[found]))) if found.any() else "none of its bits"
-    return _Finding(share=float(found.mean()), text=f"{names} set in {int(found.sum())} of {masks.size} reads of the event reasons")
+    if not found.any():
+        return _Finding(share=0.0, text=f"no such bit in {masks.size} reads of the event reasons")
+    names = _names(int(np.bitwise_or.reduce(bits[found])))
+    return _Finding(share=float(found.mean()), text=f"{names} in {int(found.sum())} of {masks.size} reads of the event reasons")
 
 
 def _debounced(flags: NDArray[np.bool_], consecutive: int) -> NDArray[np.bool_]:

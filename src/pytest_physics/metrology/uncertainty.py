@@ -278,6 +278,7 @@ class Comparison:
         return cls(estimate=estimate, operator=operator, limit=float(limit))
 
     def __bool__(self) -> bool:
+        __tracebackhide__ = True  # a test that fails here is shown at its own line
         judge = truth_value_judge.get()
         if judge is None:
             raise TypeError(

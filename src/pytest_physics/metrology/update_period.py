@@ -25,10 +25,11 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 import numpy as np
+from scipy import special
 
 from pytest_physics.metrology.refusal import refuse
 from pytest_physics.metrology.uncertainty import Gate
-from pytest_physics.metrology.updates import BoolArray, FloatArray, IntArray, NumberedTicks, local_mean, number_ticks, seconds_since
+from pytest_physics.metrology.updates import BoolArray, FloatArray, IntArray, NumberedTicks, number_ticks, seconds_since
 
 MIN_CHANGES = 10
 """Fewer changes of value say nothing certain about a comb."""
@@ -48,8 +49,10 @@ MAX_RESIDUAL_RATIO = 0.2
 """Largest standard deviation of changes about their comb, in periods."""
 CACHE_REVISITS = 0.3
 """Share of changes, within little more than a poll, back to the value before last, from which two caches are recognised."""
-WANDER_RATIO = 3.0
-"""Local means of residuals with more than this many times the variance of white ones: the sensor's clock wanders."""
+CENSORED_CHANGES = 4000
+"""Changes used for the phase of one segment, at most: the last ones."""
+JITTER_SHARES = (0.01, 0.03, 0.1, 0.3)
+"""Jitters of the sensor that are considered, in typical poll gaps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -98,8 +101,6 @@ class UpdatePeriod:
     """95th percentile of the gaps between polls."""
     score: float
     """Mean cosine at the comb, 1 for a perfect one."""
-    wanders: bool
-    """Whether the comb's phase moves slowly by more than its noise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -168,10 +169,9 @@ def readings_on_comb(before_ns: IntArray, after_ns: IntArray, values: FloatArray
     changes = changes_of(before_ns, after_ns, values)
     sharp = _sharp(changes)
     ticks = number_ticks(changes.middle_s[sharp], period.period_s, slack_s=period.gap_p95_s / 2)
-    residual_s = ticks.time_s - period.period_s * ticks.tick
-    shift_s = local_mean(residual_s, ticks.segment) if period.wanders else np.zeros(len(residual_s))
-    t_s = ticks.centre_s + period.period_s * ticks.tick + shift_s
-    kept = (np.abs(residual_s - shift_s) < 0.5 * period.period_s) & (np.bincount(ticks.segment)[ticks.segment] >= 3)
+    t_s = _comb_times(changes.before_s[sharp], changes.after_s[sharp], ticks, period.period_s)
+    size = np.bincount(ticks.segment)[ticks.segment]
+    kept = (np.abs(changes.middle_s[sharp] - t_s) < 0.5 * period.period_s) & (size >= 3)
     return Readings(
         origin_ns=changes.origin_ns, t_s=t_s[kept], power_w=changes.value[sharp][kept], u_t_s=period.u_phase_s
     )  # fmt: skip
@@ -280,19 +280,73 @@ def _refined(middle_s: FloatArray, start_s: float, score: float, changes: Change
     segments = int(ticks.segment[-1]) + 1
     variance = float(residual @ residual) / max(1, len(residual) - segments - 1)
     _accept(period_s, math.sqrt(variance), changes, scope)
+    sharp = _sharp(changes)
+    before_s, after_s = changes.before_s[sharp], changes.after_s[sharp]
+    longest = ticks.segment == int(np.bincount(ticks.segment).argmax())
+    for _ in range(2):  # tick numbers are centred, so phase and period hardly disturb each other
+        on_comb_s = _comb_times(before_s, after_s, ticks, period_s)
+        correction_s, u_period_s = _period_correction(before_s - on_comb_s, after_s - on_comb_s, ticks.tick, math.sqrt(variance / weight))
+        period_s += correction_s
+    on_comb_s = ticks.centre_s[longest] + period_s * ticks.tick[longest]
+    shift_s, u_phase_s = _phase(before_s[longest] - on_comb_s, after_s[longest] - on_comb_s)
     return UpdatePeriod(
         period_s=period_s,
-        u_period_s=math.sqrt(variance / weight),
+        u_period_s=u_period_s,
         origin_ns=changes.origin_ns,
-        phase_s=float(ticks.centre_s[-1] + period_s * ticks.tick[-1]),
-        u_phase_s=math.sqrt(variance * segments / len(residual)),
+        phase_s=float(on_comb_s[-1] + shift_s),
+        u_phase_s=u_phase_s,
         segments=segments,
         n_changes=len(residual),
         residual_s=math.sqrt(variance),
         gap_p95_s=changes.gap_p95_s,
         score=score,
-        wanders=_wanders(residual, variance, ticks),
     )
+
+
+def _comb_times(before_s: FloatArray, after_s: FloatArray, ticks: NumberedTicks, period_s: float) -> FloatArray:
+    """Comb instants of changes between ``before`` and ``after``, each segment with its own phase."""
+    t_s = ticks.centre_s + period_s * ticks.tick
+    for segment in range(int(ticks.segment[-1]) + 1 if len(t_s) else 0):
+        own = ticks.segment == segment
+        if np.count_nonzero(own) >= 3:
+            t_s[own] += _phase(before_s[own] - t_s[own], after_s[own] - t_s[own])[0]
+    return t_s
+
+
+def _phase(low_s: FloatArray, high_s: FloatArray) -> tuple[float, float]:
+    """Common shift of the changes known to lie in [low, high]: mean and standard uncertainty."""
+    width_s = float(np.median(high_s - low_s))
+    if width_s <= 0:  # instants known exactly, as from a driver's buffer
+        return float(low_s.mean()), float(low_s.std() / math.sqrt(len(low_s)))
+    return _coefficient(low_s, high_s, np.ones(len(low_s)), width_s)
+
+
+def _period_correction(low_s: FloatArray, high_s: FloatArray, tick: FloatArray, u_s: float) -> tuple[float, float]:
+    """What to add to the period so that changes lie in [low, high], and its standard uncertainty."""
+    if float(np.median(high_s - low_s)) <= 0:
+        return 0.0, u_s
+    return _coefficient(low_s, high_s, tick, 4 * u_s)
+
+
+def _coefficient(low_s: FloatArray, high_s: FloatArray, regressor: FloatArray, reach: float) -> tuple[float, float]:
+    """Posterior mean and standard deviation of c, |c| ≤ reach, where each ``c · regressor`` lies in [low, high] up to jitter.
+
+    Least squares on the middles is not enough: polls on a grid that beats slowly with the updates see every change late for a
+    while, then early. The likelihood of an interval is ``Φ((high − x)/σ) − Φ((low − x)/σ)``; the sensor's jitter σ is a nuisance.
+    """
+    low_s, high_s, regressor = low_s[-CENSORED_CHANGES:], high_s[-CENSORED_CHANGES:], regressor[-CENSORED_CHANGES:]
+    width_s = float(np.median(high_s - low_s))
+    grid = np.linspace(-reach, reach, 161)
+    x = grid[:, None] * regressor
+    log_posterior = np.empty((len(JITTER_SHARES), len(grid)))
+    for row, share in enumerate(JITTER_SHARES):
+        inside = special.ndtr((high_s - x) / (share * width_s)) - special.ndtr((low_s - x) / (share * width_s))
+        log_posterior[row] = np.log(np.maximum(inside, 1e-6)).sum(axis=1)  # a floor, because some changes are outliers
+    weight = np.exp(log_posterior - log_posterior.max()).sum(axis=0)
+    weight /= weight.sum()
+    mean = float(weight @ grid)
+    spread = math.sqrt(float(weight @ (grid - mean) ** 2))
+    return mean, math.hypot(spread, float(grid[1] - grid[0]) / math.sqrt(12))
 
 
 def _accept(period_s: float, residual_s: float, changes: Changes, scope: str) -> None:
@@ -358,11 +412,3 @@ def _refuse_coarse(changes: Changes, period_s: float, scope: str) -> NoReturn:
         f"(limit {limit_s * 1e3:.3g} ms)",
         remedy=f"Poll at least every {limit_s * 1e3:.2g} ms, or use the driver's sample buffer.",
     )
-
-
-def _wanders(residual_s: FloatArray, variance: float, ticks: NumberedTicks) -> bool:
-    """Whether the residuals move together over neighbours, beyond what independent ones would."""
-    if len(residual_s) < 100:
-        return False
-    mean = local_mean(residual_s, ticks.segment)
-    return float(np.mean(mean**2)) > WANDER_RATIO * variance / 33  # 33 neighbours share a local mean

@@ -162,7 +162,7 @@ def _on_comb(t_s: FloatArray, period_s: float) -> tuple[FloatArray, float]:
         refined_s = period_s
     comb = number_ticks(t_s, refined_s)
     residual_s = comb.time_s - refined_s * comb.tick
-    return t_s - residual_s + local_mean(residual_s, comb.segment), refined_s
+    return t_s - residual_s + _local_mean(residual_s, comb.segment), refined_s
 
 
 def number_ticks(t_s: FloatArray, period_s: float, *, slack_s: float = 0.0) -> NumberedTicks:
@@ -180,7 +180,7 @@ def number_ticks(t_s: FloatArray, period_s: float, *, slack_s: float = 0.0) -> N
     return NumberedTicks(segment=segment, tick=tick - centre_tick, time_s=t_s - centre_s, centre_s=centre_s)
 
 
-def local_mean(values: FloatArray, segment: IntArray) -> FloatArray:
+def _local_mean(values: FloatArray, segment: IntArray) -> FloatArray:
     """Mean over the neighbours of each value in its own segment."""
     position = np.arange(len(values))
     stops = np.cumsum(np.bincount(segment))

@@ -39,8 +39,8 @@ class RunData(Protocol):
     def window(self, window_id: str) -> WindowRecord:
         """One closed window."""
 
-    def windows_of(self, instrument: str) -> Sequence[tuple[int, int]]:
-        """Start and end of every closed window of an instrument, in nanoseconds."""
+    def window_edges(self, instrument: str) -> tuple[Sequence[int], Sequence[int]]:
+        """Starts and ends of all windows of an instrument, each in ascending order, in nanoseconds."""
 
     def phase(self, phase_id: str) -> PhaseRecord:
         """One phase."""
@@ -91,17 +91,22 @@ class RecordedRun:
         """One closed window."""
         return self._named(self._windows, window_id, "windows.jsonl")
 
-    def windows_of(self, instrument: str) -> Sequence[tuple[int, int]]:
-        """Start and end of every closed window of an instrument."""
-        return [(w.t0_ns, w.t1_ns) for w in self.reader.windows if w.instrument == instrument]
+    def window_edges(self, instrument: str) -> tuple[Sequence[int], Sequence[int]]:
+        """Starts and ends of all windows of an instrument, each in ascending order."""
+        key = f"edges|{instrument}"
+        if key not in self.memory:
+            spans = [(w.t0_ns, w.t1_ns) for w in self.reader.windows if w.instrument == instrument]
+            self.memory[key] = sorted(t0 for t0, _ in spans), sorted(t1 for _, t1 in spans)
+        found: tuple[list[int], list[int]] = self.memory[key]
+        return found
 
     def phase(self, phase_id: str) -> PhaseRecord:
         """One phase."""
-        return self._named({phase.id: phase for phase in self.reader.run.phases}, phase_id, "run.json")
+        return self._named(self._phases, phase_id, "run.json")
 
     def baseline(self, baseline_id: str) -> BaselineRecord:
         """One idle baseline."""
-        return self._named({baseline.id: baseline for baseline in self.reader.baselines}, baseline_id, "baseline.json")
+        return self._named(self._baselines, baseline_id, "baseline.json")
 
     def instrument(self, name: str) -> InstrumentRecord:
         """What an instrument is."""
@@ -125,6 +130,14 @@ class RecordedRun:
     @cached_property
     def _windows(self) -> dict[str, WindowRecord]:
         return {window.id: window for window in self.reader.windows}
+
+    @cached_property
+    def _phases(self) -> dict[str, PhaseRecord]:
+        return {phase.id: phase for phase in self.reader.run.phases}
+
+    @cached_property
+    def _baselines(self) -> dict[str, BaselineRecord]:
+        return {baseline.id: baseline for baseline in self.reader.baselines}
 
     def _named(self, records: dict[str, Named], name: str, file: str) -> Named:
         if name not in records:

@@ -20,7 +20,7 @@ from scipy import stats
 from pytest_physics.clock import NS_PER_S
 from pytest_physics.devices.base import ReadingKind
 from pytest_physics.errors import ChannelUnavailableError, RecordError
-from pytest_physics.metrology.baseline import IdleAssessment, IdleLimits, IdleSamples, assess_idle, drift_gate
+from pytest_physics.metrology.baseline import MIN_UPDATES, IdleAssessment, IdleLimits, IdleSamples, assess_idle, drift_gate, no_idle
 from pytest_physics.metrology.curves import LINEAR_LAW
 from pytest_physics.metrology.host import HOST_LIMITS, canary_gate, host_gates
 from pytest_physics.metrology.quality import Provenance, Quality
@@ -394,6 +394,8 @@ def _assess_baseline(data: RunData, phase: PhaseRecord, baseline_id: str, sensor
         raise ChannelUnavailableError(f"instrument '{phase.instrument}' has no power channel, so it has no idle power.", channel="power_w")
     power = trace.values("power_w")
     index = distinct_updates(trace.t_ns, power, sensor.update_period_s)
+    if len(index) < MIN_UPDATES:  # a dead sampler, or a card that was lost: no number, and a gate that says so
+        return no_idle(len(index), scope=baseline_id)
     columns = {
         "utilisation_ratio": "utilisation_ratio", "sm_clock_hz": "sm_clock_hz", "performance_state": "performance_state",
         "foreign_processes": "foreign_processes", "temperature_c": "temperature_c",

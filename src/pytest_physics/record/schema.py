@@ -25,6 +25,13 @@ SCHEMA_VERSION = 1
 RunState = Literal["running", "completed", "incomplete"]
 
 
+def state_after(end_reason: str) -> RunState:
+    """State of a run that ended for ``end_reason``: completed where it finished, or was told to stop by pytest's options (``-x``)."""
+    if end_reason == "running":
+        return "running"
+    return "completed" if end_reason == "finished" or end_reason.startswith("stopped: ") else "incomplete"
+
+
 class Record(BaseModel):
     """Base of all records: immutable, and unknown keys are errors."""
 
@@ -96,6 +103,8 @@ class InstrumentRecord(Record):
 
     name: str
     spec: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    """Parameters the device was opened with, faults and overrides of a twin included: a simulated device can be built again from them."""
     fingerprint: FingerprintRecord
     clock: str
     clock_resolution_ns: int

@@ -8,6 +8,7 @@ Readings between the window and the nearest other window only: other work on the
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,7 @@ from pytest_physics.metrology.counter import CounterSeries, counter_energy, pref
 from pytest_physics.metrology.energy import IdlePower, PowerSeries, WindowEnergies, net_of_baseline, window_energy, window_estimates
 from pytest_physics.metrology.quality import Quality
 from pytest_physics.metrology.response import SensorModel
+from pytest_physics.metrology.staleness import stale_gate
 from pytest_physics.metrology.throttle import stall_gate, throttle_gates
 from pytest_physics.metrology.uncertainty import Estimate, Gate
 from pytest_physics.metrology.updates import distinct_updates
@@ -36,6 +38,8 @@ WITHOUT_POWER = SensorModel(update_period_s=0.1)
 """Stands for the readings of a device that has only a counter."""
 CONTEXT_S = 2.0
 """Samples kept around all that is used, so that the comb of updates is well known."""
+HABIT_NS = 60 * NS_PER_S
+"""How far back the sensor's habit of changing its value is looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +106,7 @@ def energy_estimate(
     estimate = made.gross if kind == "gross" else made.net
     if baseline is None and kind == "net":
         estimate = replace(estimate, value=math.nan, quality=Quality.NO_DATA, gates=(no_baseline_gate(window),))
-    return replace(estimate, gates=(*estimate.gates, *_state_gates(around, baseline)))
+    return replace(estimate, gates=(*estimate.gates, *_state_gates(around, baseline), *_stale_gates(data, around)))
 
 
 def energy_reach_ns(sensor: SensorModel | None) -> int:
@@ -148,15 +152,14 @@ def _surroundings(data: RunData, window: WindowRecord, sensor: SensorModel) -> _
     reach_ns = round((sensor.tail_s + HEAD_UPDATES * sensor.update_period_s + CONTEXT_S) * NS_PER_S)
     last_ns = energy_reach_ns(sensor)
     trace = data.trace(window.instrument).between(window.t0_ns - reach_ns, window.t1_ns + last_ns, margin=1)
-    others = [(t0, t1) for t0, t1 in data.windows_of(window.instrument) if (t0, t1) != (window.t0_ns, window.t1_ns)]
-    before = [t1 for t0, t1 in others if t1 <= window.t0_ns]
-    after = [t0 for t0, t1 in others if t0 >= window.t1_ns]
+    starts, ends = data.window_edges(window.instrument)
+    ended, starting = bisect_right(ends, window.t0_ns), bisect_left(starts, window.t1_ns)
     return _Surroundings(
         trace=trace,
         window=window,
         sensor=sensor,
-        head_limit_ns=max(before, default=window.t0_ns - 10 * reach_ns),
-        tail_limit_ns=min(after, default=window.t1_ns + 10 * last_ns),
+        head_limit_ns=ends[ended - 1] if ended else window.t0_ns - 10 * reach_ns,
+        tail_limit_ns=starts[starting] if starting < len(starts) else window.t1_ns + 10 * last_ns,
     )
 
 
@@ -253,6 +256,18 @@ def _state_gates(around: _Surroundings, baseline: IdlePower | None) -> tuple[Gat
         idle_w = float(baseline.at(np.array([window.t0_ns]))[0])
         gates.append(stall_gate(busy, power, idle_w, u_idle_w=baseline.u_w, scope=window.id))
     return tuple(gates)
+
+
+def _stale_gates(data: RunData, around: _Surroundings) -> tuple[Gate, ...]:
+    """Whether the sensor hung while the card worked; its habit is taken from the minute before the window, and from the tail."""
+    window = around.window
+    reach_ns = energy_reach_ns(around.sensor)
+    trace = data.trace(window.instrument).between(window.t0_ns - HABIT_NS, window.t1_ns + reach_ns)
+    if not (trace.has("power_w") and trace.has("utilisation_ratio")):
+        return ()
+    power, busy = (np.asarray(trace.values(name)) for name in ("power_w", "utilisation_ratio"))
+    update_s = around.sensor.update_period_s
+    return (stale_gate(trace.t_ns, power, busy, window.t0_ns, window.t1_ns, update_period_s=update_s, scope=window.id),)
 
 
 def no_baseline_gate(window: WindowRecord) -> Gate:

@@ -6,6 +6,8 @@ and replaced atomically; lists grow by whole lines in one write each; the manife
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -50,7 +52,7 @@ class RunWriter:
     def window_line(self, line: bytes) -> None:
         """Append one prepared line to ``windows.jsonl``; the hot path."""
         try:
-            os.write(self._windows_fd, line)
+            _write_whole(self._windows_fd, line)
         except OSError as error:
             raise self._refused(reader.WINDOWS, error) from None
 
@@ -76,6 +78,7 @@ class RunWriter:
         try:
             np.save(path, table, allow_pickle=False)
         except OSError as error:
+            path.unlink(missing_ok=True)  # half a table reads as a whole one that ends early
             raise self._refused(path.name, error) from None
 
     def manifest(self) -> None:
@@ -97,7 +100,7 @@ class RunWriter:
     def _append(self, name: str, record: Record) -> None:
         descriptor = self._open(name)
         try:
-            os.write(descriptor, record.model_dump_json().encode() + b"\n")
+            _write_whole(descriptor, record.model_dump_json().encode() + b"\n")
         except OSError as error:
             raise self._refused(name, error) from None
         finally:
@@ -112,6 +115,8 @@ class RunWriter:
             aside.write_text(text, encoding="utf-8")
             aside.replace(self.path / name)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
             raise self._refused(name, error) from None
 
     def _refused(self, name: str, error: OSError) -> RecordError:
@@ -119,6 +124,14 @@ class RunWriter:
             f"cannot write {self.path / name}: {error.strerror}; what was written before stays readable. "
             "Free space, or choose another place with --physics-runs DIR."
         )
+
+
+def _write_whole(descriptor: int, line: bytes) -> None:
+    """Append a whole line in one write; what a full disk cut short is taken back, so that no torn line stays in the file."""
+    written = os.write(descriptor, line)
+    if written != len(line):
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def digests(path: Path) -> dict[str, str]:

@@ -1,0 +1,165 @@
+"""What a test says about itself in its markers: its claim, the channels it needs, its energy budget.
+
+Everything is read and checked at collection, so that a misspelt marker is a ``UsageError`` that names the test, and not a surprise in
+the middle of a run.
+
+Ids of claims are unique in a run. An ``id`` given to a parametrised test is completed by the case (``gain`` becomes ``gain-8``). Without
+one, the id is the name of the test; where two tests have one name, each id is completed by a digest of its node id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import pytest
+
+from pytest_physics.claims import ClaimStatement, slug
+from pytest_physics.config import nearest
+from pytest_physics.devices.base import CHANNELS
+
+INSTRUMENTS = ("gpu", "cpu")
+"""Names that an instrument can have."""
+
+_Parsed = TypeVar("_Parsed")
+_CLAIM = pytest.StashKey[ClaimStatement]()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimArguments:
+    """Arguments of a claim marker."""
+
+    statement: str | None = None
+    id: str | None = None
+    requires: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnergyBudget:
+    """Arguments of an ``energy_budget`` marker."""
+
+    joules: float
+    instrument: str
+    net: bool
+
+
+# --- signatures: each has the name of its marker, which Python puts into its own messages -------------------------------
+
+
+def claim(statement: str | None = None, *, id: str | None = None, requires: str | Sequence[str] = ()) -> ClaimArguments:  # noqa: A002 -- reads best in the marker
+    """Signature of the claim marker."""
+    names = (requires,) if isinstance(requires, str) else tuple(requires)
+    texts: list[tuple[str, object]] = [("statement", statement), ("id", id), *(("requires", name) for name in names)]
+    for what, text in texts:
+        if text is None and what != "requires":
+            continue
+        if not isinstance(text, str) or not text.strip():
+            raise TypeError(f"'{what}' must be a text (got {text!r})")
+    if id is not None and "#" in id:
+        raise ValueError(f"'id' must not contain '#', which numbers the comparisons of one claim (got {id!r})")
+    return ClaimArguments(statement=statement, id=id, requires=names)
+
+
+def needs(*channels: str) -> tuple[str, ...]:
+    """Signature of the needs marker."""
+    known = [*INSTRUMENTS, *(f"{instrument}.{channel}" for instrument in INSTRUMENTS for channel in CHANNELS)]
+    if not channels:
+        raise TypeError("needs() names no channel")
+    for name in channels:
+        if name not in known:
+            raise ValueError(f"there is no channel {name!r}{nearest(str(name), known)}")
+    return channels
+
+
+def energy_budget(joules: float, *, instrument: str = "gpu", net: bool = False) -> EnergyBudget:
+    """Signature of the energy_budget marker."""
+    if not (math.isfinite(joules) and joules > 0):
+        raise ValueError(f"'joules' must be > 0 and finite (got {joules})")
+    if instrument not in INSTRUMENTS:
+        raise ValueError(
+            f"there is no instrument {instrument!r}{nearest(str(instrument), INSTRUMENTS)}; choose one of {', '.join(INSTRUMENTS)}"
+        )
+    return EnergyBudget(joules=float(joules), instrument=instrument, net=bool(net))
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def claim_arguments(item: pytest.Item) -> ClaimArguments:
+    """Arguments of the nearest claim marker; empty without one."""
+    marker = item.get_closest_marker("claim")
+    return _read(marker, item, claim, "claim('statement', id='…', requires=['…'])") if marker else ClaimArguments()
+
+
+def needed_channels(item: pytest.Item) -> list[str]:
+    """Channels that all ``needs`` markers of a test name."""
+    markers = list(item.iter_markers("needs"))
+    return [name for marker in markers for name in _read(marker, item, needs, "needs('gpu.power_w')")]
+
+
+def energy_budget_of(item: pytest.Item) -> EnergyBudget | None:
+    """Budget of the nearest ``energy_budget`` marker."""
+    marker = item.get_closest_marker("energy_budget")
+    return _read(marker, item, energy_budget, "energy_budget(joules=5.0)") if marker else None
+
+
+def is_claim(item: pytest.Item) -> bool:
+    """Whether a test must end in a verdict: it is marked as a claim, has a budget, or asks for the judge."""
+    marked = any(item.get_closest_marker(name) for name in ("claim", "energy_budget"))
+    return marked or "judge" in getattr(item, "fixturenames", ())
+
+
+def claim_of(item: pytest.Item) -> ClaimStatement:
+    """What a collected test claims."""
+    return item.stash[_CLAIM]
+
+
+def read_markers(items: Sequence[pytest.Item]) -> None:
+    """Check all markers and give every test its claim; raises ``UsageError`` that names the test."""
+    given: dict[str, str] = {}
+    for item in items:
+        needed_channels(item)
+        energy_budget_of(item)
+        name = _given_id(item)
+        if name and given.setdefault(name, item.nodeid) != item.nodeid:
+            raise pytest.UsageError(
+                f"claim id '{name}' of {item.nodeid} is already used by {given[name]}; give one of them another id=… in its claim marker"
+            )
+    shared = Counter(slug(item.name) for item in items) + Counter(given.keys())
+    for item in items:
+        name = slug(item.name)
+        default = name if shared[name] == 1 else f"{name}-{hashlib.sha256(item.nodeid.encode()).hexdigest()[:8]}"
+        item.stash[_CLAIM] = _statement(item, _given_id(item) or default)
+
+
+def _given_id(item: pytest.Item) -> str | None:
+    """The id in a claim marker; one that stands for all cases of a parametrised test is completed by the case."""
+    name = claim_arguments(item).id
+    case = getattr(item, "callspec", None)
+    if name is None or case is None or item.get_closest_marker("claim") in case.marks:
+        return name
+    return f"{name}-{slug(case.id)}"
+
+
+def _statement(item: pytest.Item, claim_id: str) -> ClaimStatement:
+    arguments = claim_arguments(item)
+    documentation = (getattr(getattr(item, "obj", None), "__doc__", None) or "").strip().partition("\n")[0]
+    file, line, _ = item.location
+    return ClaimStatement(
+        id=claim_id,
+        statement=arguments.statement or documentation or item.name.removeprefix("test_").replace("_", " "),
+        test=item.nodeid,
+        source=f"{file}:{(line or 0) + 1}",
+        requires=arguments.requires,
+    )
+
+
+def _read(marker: pytest.Mark, item: pytest.Item, signature: Callable[..., _Parsed], example: str) -> _Parsed:
+    try:
+        return signature(*marker.args, **marker.kwargs)
+    except (TypeError, ValueError) as error:
+        raise pytest.UsageError(f"{item.nodeid}: {error}; write @pytest.mark.{example}") from None

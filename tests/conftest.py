@@ -1,0 +1,5 @@
+"""Plugins that all tests may use."""
+
+from __future__ import annotations
+
+pytest_plugins = ["pytester"]
