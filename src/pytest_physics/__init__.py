@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pytest_physics.metrology.uncertainty import Estimate as Estimate
     from pytest_physics.metrology.uncertainty import Gate as Gate
     from pytest_physics.metrology.uncertainty import Recipe as Recipe
+    from pytest_physics.metrology.uncertainty import mean as mean
+    from pytest_physics.metrology.uncertainty import relative_uncertainty as relative_uncertainty
     from pytest_physics.session import Rig as Rig
     from pytest_physics.session import Session as Session
 
@@ -34,6 +36,8 @@ _HOMES = {
     "Settings": "config",
     "Verdict": "metrology.decision",
     "load_settings": "config",
+    "mean": "metrology.uncertainty",
+    "relative_uncertainty": "metrology.uncertainty",
 }
 
 __all__ = list(_HOMES)

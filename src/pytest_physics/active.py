@@ -35,6 +35,8 @@ from pytest_physics.session import Plan, Session
 
 if TYPE_CHECKING:
     from pytest_physics.experiments.heat_soak import HeatSoak
+    from pytest_physics.experiments.instrument_response import InstrumentResponse
+    from pytest_physics.workloads.base import Kernel
 
 EXIT_UNMEASURED = 10
 """Exit code where nothing failed and nothing was refuted, but something was INVALID or INCONCLUSIVE."""
@@ -60,6 +62,8 @@ class ActiveRun:
         self._heat_soak: HeatSoak | None = None
         self._soft_failures: list[pytest.TestReport] = []
         self._problems: list[str] = []
+        self._notes: list[str] = []
+        self._sensor: InstrumentResponse | None = None
 
     @classmethod
     def from_config(cls, config: pytest.Config) -> ActiveRun:
@@ -130,6 +134,22 @@ class ActiveRun:
             session.exitstatus = EXIT_UNMEASURED
 
     # --- fixtures ----------------------------------------------------------------------------------------------------
+
+    def sensor(self) -> InstrumentResponse:
+        """The GPU's power sensor, identified once."""
+        from pytest_physics.experiments.instrument_response import known_sensor
+        from pytest_physics.workloads.select import steady_load_for
+
+        gpu = self.session.rig.gpu
+        gpu.require("power_w")
+        if self._sensor is None:
+            try:
+                load: Kernel | None = steady_load_for(gpu.device)
+            except PhysicsError as error:
+                load = None
+                self._notes.append(f"the power sensor cannot be identified, what is known of it is used: {error}")
+            self._sensor = known_sensor(gpu, self.session, load)
+        return self._sensor
 
     def idle_baseline(self) -> BaselineRecord:
         """Baseline of the GPU, measured once; its gates belong to the fixture of that name."""
@@ -288,6 +308,8 @@ class ActiveRun:
         width = shutil.get_terminal_size().columns
         for line in claim_lines(self._session.claims, results=self._session.results, width=width):
             write(line)
+        for note in self._notes:
+            write(f"note: {note}", yellow=True)
         for problem in self._problems:
             write(f"problem: {problem}", red=True)
         write(f"run:    {self._session.path}")

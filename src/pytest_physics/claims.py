@@ -29,7 +29,7 @@ SEVERITY = (Verdict.VALIDATED, Verdict.NOT_TESTED, Verdict.INCONCLUSIVE, Verdict
 """From best to worst; several comparisons in one test end as the worst."""
 
 MAX_SLUG = 80
-"""Longest id made from a name, in characters; longer ones end in a digest."""
+"""Longest id made from a node id, in characters; of longer ones the end is kept, after a digest."""
 
 
 class ClaimBook(Protocol):
@@ -223,12 +223,13 @@ def explain(record: ClaimRecord) -> str:
     return "\n".join(lines)
 
 
-def slug(text: str) -> str:
-    """A claim id from the name of a test: letters, digits and dots of any script, at most :data:`MAX_SLUG` of them.
+def slug(node_id: str) -> str:
+    """A claim id from a node id: its parts, joined by dots, in letters, digits and dots of any script; at most :data:`MAX_SLUG` of them.
 
-    >>> slug("test_gain[8-fp16]"), slug("test_größe")
-    ('gain-8-fp16', 'größe')
+    >>> slug("bench/test_gain.py::test_gain[8-fp16]"), slug("test_a.py::TestPower::test_größe")
+    ('bench.gain.gain-8-fp16', 'a.TestPower.größe')
     """
-    name = re.sub(r"[^\w.]+|_+", "-", text.removeprefix("test_")).strip("-").lower() or "claim"
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return name if len(name) <= MAX_SLUG else f"{name[: MAX_SLUG - 9]}-{digest}"
+    parts = [part.removesuffix(".py").removeprefix("test_") for part in re.split(r"/|::", node_id)]
+    name = ".".join(filter(None, (re.sub(r"[^\w.]+|_+", "-", part).strip("-") for part in parts))) or "claim"
+    digest = hashlib.sha256(node_id.encode()).hexdigest()[:8]
+    return name if len(name) <= MAX_SLUG else f"{digest}-{name[9 - MAX_SLUG :]}"

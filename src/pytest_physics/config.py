@@ -58,6 +58,15 @@ class BaselineSettings(Section):
     """Largest 95th percentile of utilisation while idle."""
 
 
+class SensorSettings(Section):
+    """Identification of the power sensor."""
+
+    telegraph_s: float = Field(default=30.0, gt=0)
+    """Length of the random load that identifies it."""
+    max_age_days: float = Field(default=90.0, ge=0)
+    """An identification from an earlier run is used up to this age; 0 always identifies anew."""
+
+
 class SoakSettings(Section):
     """Heat soak."""
 
@@ -113,6 +122,7 @@ class Settings(Section):
     """Seed of the twin and of randomised orders."""
     sampling: SamplingSettings = SamplingSettings()
     baseline: BaselineSettings = BaselineSettings()
+    sensor: SensorSettings = SensorSettings()
     soak: SoakSettings = SoakSettings()
     host: HostSettings = HostSettings()
     experiment: ExperimentSettings = ExperimentSettings()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pytest_physics.active import ActiveRun
     from pytest_physics.claims import Judge
     from pytest_physics.experiments.heat_soak import HeatSoak
-    from pytest_physics.metrology.response import SensorModel
+    from pytest_physics.experiments.instrument_response import InstrumentResponse
     from pytest_physics.record.schema import BaselineRecord
     from pytest_physics.session import Rig
 
@@ -32,7 +32,7 @@ def rig(request: pytest.FixtureRequest) -> Rig:
 
 
 @pytest.fixture(scope="session")
-def idle_baseline(request: pytest.FixtureRequest, rig: Rig) -> BaselineRecord:
+def idle_baseline(request: pytest.FixtureRequest, rig: Rig, sensor: InstrumentResponse) -> BaselineRecord:
     """A settled, checked idle baseline of the GPU, measured once per session; its gates apply to every claim that uses it."""
     return _active(request).idle_baseline()
 
@@ -44,12 +44,12 @@ def heat_soaked(request: pytest.FixtureRequest, rig: Rig) -> HeatSoak:
 
 
 @pytest.fixture(scope="session")
-def sensor(rig: Rig) -> SensorModel:
-    """What is known of the GPU's power channel; NOT_TESTED where there is none."""
-    rig.gpu.require("power_w")
-    model = rig.gpu.sensor
-    assert model is not None  # noqa: S101 -- a device with power_w declares its sensor
-    return model
+def sensor(request: pytest.FixtureRequest, rig: Rig) -> InstrumentResponse:
+    """The GPU's power channel, identified now or by an earlier run on the same card, driver and VBIOS.
+
+    From then on every energy uses it. Where the identification is refused it is the device's prior, with its wide uncertainties.
+    """
+    return _active(request).sensor()
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ Everything is read and checked at collection, so that a misspelt marker is a ``U
 the middle of a run.
 
 Ids of claims are unique in a run. An ``id`` given to a parametrised test is completed by the case (``gain`` becomes ``gain-8``). Without
-one, the id is the name of the test; where two tests have one name, each id is completed by a digest of its node id.
+one, the id is made from the node id, and from nothing else, so that it is the same whatever else is collected; where two node ids differ
+only in what an id leaves out, both get a digest.
 """
 
 from __future__ import annotations
@@ -90,8 +91,8 @@ def energy_budget(joules: float, *, instrument: str = "gpu", net: bool = False) 
 
 
 def claim_arguments(item: pytest.Item) -> ClaimArguments:
-    """Arguments of the nearest claim marker; empty without one."""
-    marker = item.get_closest_marker("claim")
+    """Arguments of the claim marker of the case, or else of the nearest one; empty without one."""
+    marker = _marker_of_case(item) or item.get_closest_marker("claim")
     return _read(marker, item, claim, "claim('statement', id='…', requires=['…'])") if marker else ClaimArguments()
 
 
@@ -129,9 +130,9 @@ def read_markers(items: Sequence[pytest.Item]) -> None:
             raise pytest.UsageError(
                 f"claim id '{name}' of {item.nodeid} is already used by {given[name]}; give one of them another id=… in its claim marker"
             )
-    shared = Counter(slug(item.name) for item in items) + Counter(given.keys())
+    shared = Counter([*given, *(slug(item.nodeid) for item in items if not _given_id(item))])
     for item in items:
-        name = slug(item.name)
+        name = slug(item.nodeid)
         default = name if shared[name] == 1 else f"{name}-{hashlib.sha256(item.nodeid.encode()).hexdigest()[:8]}"
         item.stash[_CLAIM] = _statement(item, _given_id(item) or default)
 
@@ -140,9 +141,13 @@ def _given_id(item: pytest.Item) -> str | None:
     """The id in a claim marker; one that stands for all cases of a parametrised test is completed by the case."""
     name = claim_arguments(item).id
     case = getattr(item, "callspec", None)
-    if name is None or case is None or item.get_closest_marker("claim") in case.marks:
-        return name
-    return f"{name}-{slug(case.id)}"
+    return name if name is None or case is None or _marker_of_case(item) else f"{name}-{slug(case.id)}"
+
+
+def _marker_of_case(item: pytest.Item) -> pytest.Mark | None:
+    """The claim marker in ``pytest.param(…, marks=…)``, which pytest lists after the function's."""
+    case = getattr(item, "callspec", None)
+    return next((mark for mark in case.marks if mark.name == "claim"), None) if case else None
 
 
 def _statement(item: pytest.Item, claim_id: str) -> ClaimStatement:

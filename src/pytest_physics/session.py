@@ -188,10 +188,17 @@ class Session:
         try:
             for name, spec in session.plan.instruments.items():
                 session._add_instrument(name, spec)
+            session._look_ahead()
         except BaseException as error:
             session._abandon(f"could not start: {error}")
             raise
         return session
+
+    def _look_ahead(self) -> None:
+        """Let real devices be seen for a moment, so that the first window of a test has readings before it."""
+        for instrument in self.instruments.values():
+            if instrument.metered and not isinstance(instrument.clock, VirtualClock):
+                instrument.wait_until_sampled(instrument.sampler.origin_ns + instrument.tail_ns)
 
     def __enter__(self) -> Self:
         return self
@@ -355,6 +362,11 @@ class Session:
         """Starts of all windows of an instrument, open ones included, and ends of the closed ones; each in ascending order."""
         found = self.instruments[instrument]
         return found.window_starts_ns, found.window_ends_ns
+
+    def windows_in(self, phase_id: str) -> Sequence[WindowRecord]:
+        """The closed windows of a phase, in order of time."""
+        windows = self.instruments[phase_id.partition("-")[0]].windows.values()
+        return [window.record() for window in windows if window.phase == phase_id]
 
     def phase(self, phase_id: str) -> PhaseRecord:
         """One phase."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pytest_physics.clock import VirtualClock
-from pytest_physics.devices.base import CHANNELS, Device, DeviceSpec
+from pytest_physics.devices.base import CHANNELS, SAMPLING_SHARE, Device, DeviceSpec
 from pytest_physics.devices.twin import PRESETS, Fault, SensorDesign, TwinDevice, TwinLoad, open_device
 from pytest_physics.errors import ConfigurationError, DeviceUnavailableError
 from pytest_physics.metrology.quality import Provenance
@@ -58,7 +58,7 @@ class TestEveryPreset:
         assert device.sensor is not None
         assert device.sensor.origin == "preset"
         assert device.sensor.update_period_s == PRESETS[preset].power.update_period_s
-        assert device.sampling_period_s == device.sensor.update_period_s / 5
+        assert device.sampling_period_s == SAMPLING_SHARE * device.sensor.update_period_s
 
 
 class TestGenerations:

@@ -36,7 +36,7 @@ PROJECTS = Path(__file__).with_name("projects")
 TIMEOUT_S = 150
 
 
-def card(text: str = fakenvml.H100, *, more: str = "") -> str:
+def made_card(text: str = fakenvml.H100, *, more: str = "") -> str:
     """An idle card with a UUID of its own: 80 W, 0.4 W of noise, and updates out of step with the polls."""
     changes = {
         r"^uuid .*$": f"uuid GPU-{uuid.uuid4()}",
@@ -66,7 +66,7 @@ class Run:
     ) -> Run:
         """Start the run; without a card there is no NVML library either."""
         directory.mkdir()
-        shutil.copy(PROJECTS / "conftest.py", directory)
+        shutil.copy(PROJECTS / "common.py", directory / "conftest.py")
         shutil.copy(PROJECTS / f"{project}.py", directory / f"test_{project}.py")
         (directory / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\nfilterwarnings = error\n")
         (directory / "physics.toml").write_text(
@@ -189,10 +189,21 @@ class Run:
         return float(np.sum(watt * np.diff(edges))) / 1e9 + float(watt[0]) * max(0, t_ns[0] - window.t0_ns) / 1e9
 
 
-def expanded_without_scale(estimate: EstimateRecord) -> float:
+@pytest.fixture(scope="session")
+def expanded_without_scale():
     """95 % interval of an energy without the card's common scale: the simulated card's is exact."""
-    u = math.sqrt(sum((line.contribution or 0.0) ** 2 for line in estimate.budget if not line.common_scale))
-    return coverage_factor(estimate.dof if estimate.dof is not None else math.inf) * u
+
+    def expanded(estimate: EstimateRecord) -> float:
+        u = math.sqrt(sum((line.contribution or 0.0) ** 2 for line in estimate.budget if not line.common_scale))
+        return coverage_factor(estimate.dof if estimate.dof is not None else math.inf) * u
+
+    return expanded
+
+
+@pytest.fixture(scope="session")
+def card():
+    """Makes cards."""
+    return made_card
 
 
 @dataclass
@@ -231,13 +242,13 @@ def runs(request, tmp_path_factory) -> Iterator[Runs]:
             foreign = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
             stack.callback(foreign.wait)
             stack.callback(foreign.kill)
-            text = card()
+            text = made_card()
             made.start("faults_run", "faults", text, FOREIGN_PID=str(foreign.pid)).measuring()
             made.start("second_run", "smoke", text)
         if "healthy_run" in wanted:
-            made.start("healthy_run", "healthy", card(), device="auto", baseline_s=10.4)
+            made.start("healthy_run", "healthy", made_card(), device="auto", baseline_s=10.4)
         if "sampler_run" in wanted:
-            made.start("sampler_run", "sampler", card(fakenvml.A100), baseline_s=10.4)
+            made.start("sampler_run", "sampler", made_card(fakenvml.A100), baseline_s=10.4)
         yield made
 
 

@@ -6,6 +6,7 @@ never a zero. Devices that a sampler process must open again in another interpre
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -22,9 +23,29 @@ READ_OK = 0
 """Error code of a value that was read. NVML's return codes are used as they are; an ``OSError`` is 1000 + errno."""
 ERROR_OTHER = 999
 OS_ERROR_BASE = 1000
+_ERROR_WORDS = {
+    2: "an invalid argument",
+    3: "not supported",
+    4: "no permission",
+    10: "a time-out",
+    15: "the GPU is lost",
+    16: "the GPU needs a reset",
+    21: "no data",
+    ERROR_OTHER: "an unknown error",
+}
+"""What the codes that are met while sampling mean."""
+SAMPLING_SHARE = 0.191
+"""Sampling period over a sensor's update period: about a fifth, and no simple fraction. Polls in step with the updates would see them
+always at the same distance, and could tell neither their period nor their phase."""
 
 BENCHMARK_PID_VARIABLE = "PYTEST_PHYSICS_BENCHMARK_PID"
 """Environment variable by which a sampler process learns whose waiting, faults and foreign company it meters."""
+
+
+def describe_error(code: int) -> str:
+    """The error code of a read in words: "the GPU is lost (code 15)"; the same on every machine, because it stands in records."""
+    system = errno.errorcode.get(code - OS_ERROR_BASE, "an error of the system")
+    return f"{system if code >= OS_ERROR_BASE else _ERROR_WORDS.get(code, 'an error')} (code {code})"
 
 
 def benchmark_pid() -> int:

@@ -300,10 +300,11 @@ def no_idle(n: int, *, scope: str = "baseline") -> IdleAssessment:
         "the reads failed, or the idle was much too short",
         remedy="see the sampler's state and the read errors of 'power_w', then measure idle again",
     )  # fmt: skip
-    nothing = dict.fromkeys(
-        ("mean_w", "u_w", "standard_deviation_w", "minimum_w", "maximum_w", "median_w", "resolution_w", "start_s", "end_s"), math.nan
-    )
-    return IdleAssessment(**nothing, dof=1.0, n=n, n_eff=0.0, duration_s=0.0, temperature_c=None, gates=(gate,))
+    nan = math.nan
+    return IdleAssessment(
+        mean_w=nan, u_w=nan, dof=1.0, n=n, n_eff=0.0, standard_deviation_w=nan, minimum_w=nan, maximum_w=nan, median_w=nan,
+        resolution_w=nan, start_s=nan, end_s=nan, duration_s=0.0, temperature_c=None, gates=(gate,),
+    )  # fmt: skip
 
 
 def _require_updates(t_s: FloatArray, power_w: FloatArray) -> None:

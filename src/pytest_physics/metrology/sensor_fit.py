@@ -35,7 +35,7 @@ from scipy import optimize
 from pytest_physics.metrology.repetition import circular_discrepancy
 from pytest_physics.metrology.refusal import refuse
 from pytest_physics.metrology.response import SensorModel
-from pytest_physics.metrology.uncertainty import Gate
+from pytest_physics.metrology.uncertainty import Gate, coverage_factor
 from pytest_physics.metrology.update_period import Readings, UpdatePeriod
 
 FloatArray = NDArray[np.float64]
@@ -192,7 +192,7 @@ class SensorFit:
 def telegraph(
     seed: int | np.random.Generator, *, duration_s: float, update_period_s: float, suspected_lag_s: float = 0.0, start_s: float = 0.0
 ) -> Load:
-    """A random on/off load that identifies any kernel: dwells ~ U(0.15 T, 1.1 T), at least 3 ms.
+    """A random on/off load that identifies any kernel: dwells ~ U(0.15 T, 1.1 T), at least 3 ms and up to four times that.
 
     Parameters
     ----------
@@ -208,12 +208,14 @@ def telegraph(
         First edge, where the load goes on.
     """
     rng = np.random.default_rng(seed)
-    count = 2 + math.ceil(duration_s / max(TELEGRAPH_SHORTEST_S, 0.15 * update_period_s))
-    dwell_s = rng.uniform(0.15 * update_period_s, 1.1 * update_period_s, count)
+    shortest_s = max(TELEGRAPH_SHORTEST_S, 0.15 * update_period_s)
+    count = 2 + math.ceil(duration_s / shortest_s)
+    # dwells of one length would be a square wave, which identifies nothing: a fast sensor gets longer ones
+    dwell_s = rng.uniform(shortest_s, max(1.1 * update_period_s, 4 * shortest_s), count)
     if suspected_lag_s > update_period_s:
         long = rng.random(count) < 0.1
         dwell_s[long] = rng.uniform(update_period_s, 3 * suspected_lag_s, int(long.sum()))
-    edge_s = start_s + np.concatenate([[0.0], np.cumsum(np.maximum(dwell_s, TELEGRAPH_SHORTEST_S))])
+    edge_s = start_s + np.concatenate([[0.0], np.cumsum(dwell_s)])
     edge_s = edge_s[edge_s <= start_s + duration_s]
     edge_s = edge_s[: len(edge_s) // 2 * 2]  # ends off
     return Load(edge_s=edge_s, level=np.resize([0.0, 1.0], len(edge_s) + 1))
@@ -383,7 +385,9 @@ class _Search:
         n, k = len(self.y), len(parameters) + (2 if self.gain is None else 1)
         covariance, leverage = self.covariance(shape, parameters, m, gain, residual)
         window_s, lag_s, delay_s = self.kernel(shape, parameters)
-        u_times = np.sqrt(np.diag(covariance)[: len(parameters)])
+        # few readings on the edges leave few degrees of freedom: the stated u is the one whose 1.96-fold covers 95 %
+        widening = coverage_factor(max(1.0, leverage - len(parameters))) / coverage_factor(math.inf)
+        u_times = widening * np.sqrt(np.maximum(np.diag(covariance)[: len(parameters)], 0.0))
         u_window, u_lag, u_delay = self.kernel(shape, u_times)
         floor_s = math.hypot(max(FLOOR_S, FLOOR_LAG_SHARE * lag_s), self.u_edge_s)
         variance = float(residual @ residual) / n

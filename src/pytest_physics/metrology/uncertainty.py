@@ -292,6 +292,13 @@ class Comparison:
         return f"{self.estimate} {self.operator} {self.limit:g}{unit}"
 
 
+def relative_uncertainty(estimate: Estimate) -> Estimate:
+    """Expanded uncertainty over value, as a number that is itself exact: how well something is known can be claimed too."""
+    value = estimate.expanded / abs(estimate.value) if estimate.value else math.inf
+    known = _combined("relative_uncertainty", value, Unit(), [(estimate, 0.0)])
+    return replace(known, components=())
+
+
 def mean(estimates: Sequence[Estimate]) -> Estimate:
     """Mean of R repetitions of one quantity, all in one unit.
 
@@ -394,5 +401,6 @@ ARITHMETIC: Mapping[str, Callable[[Sequence[Estimate]], Estimate]] = {
     "multiply": lambda inputs: inputs[0] * inputs[1],
     "divide": lambda inputs: inputs[0] / inputs[1],
     "mean": mean,
+    "relative_uncertainty": lambda inputs: relative_uncertainty(inputs[0]),
 }
 """Composite recipes: operation name to the arithmetic that runs it again."""

@@ -49,9 +49,11 @@ MAX_RESIDUAL_RATIO = 0.2
 """Largest standard deviation of changes about their comb, in periods."""
 CACHE_REVISITS = 0.3
 """Share of changes, within little more than a poll, back to the value before last, from which two caches are recognised."""
-CENSORED_CHANGES = 4000
-"""Changes used for the phase of one segment, at most: the last ones."""
-JITTER_SHARES = (0.01, 0.03, 0.1, 0.3)
+CENSORED_CHANGES = 500
+"""Changes of one segment, evenly chosen, used for its line; more add little and cost time."""
+MAX_SEGMENTS = 20
+"""Segments used, largest first."""
+JITTER_SHARES = (0.02, 0.1, 0.3)
 """Jitters of the sensor that are considered, in typical poll gaps."""
 
 
@@ -88,7 +90,7 @@ class UpdatePeriod:
     u_period_s: float
     origin_ns: int
     phase_s: float
-    """An update instant of the last segment, in seconds from the origin."""
+    """An update instant in the middle of the longest segment, in seconds from the origin."""
     u_phase_s: float
     """Standard uncertainty of the comb's instants."""
     segments: int
@@ -282,19 +284,22 @@ def _refined(middle_s: FloatArray, start_s: float, score: float, changes: Change
     _accept(period_s, math.sqrt(variance), changes, scope)
     sharp = _sharp(changes)
     before_s, after_s = changes.before_s[sharp], changes.after_s[sharp]
-    longest = ticks.segment == int(np.bincount(ticks.segment).argmax())
-    for _ in range(2):  # tick numbers are centred, so phase and period hardly disturb each other
-        on_comb_s = _comb_times(before_s, after_s, ticks, period_s)
-        correction_s, u_period_s = _period_correction(before_s - on_comb_s, after_s - on_comb_s, ticks.tick, math.sqrt(variance / weight))
-        period_s += correction_s
-    on_comb_s = ticks.centre_s[longest] + period_s * ticks.tick[longest]
-    shift_s, u_phase_s = _phase(before_s[longest] - on_comb_s, after_s[longest] - on_comb_s)
+    on_comb_s = ticks.centre_s + period_s * ticks.tick
+    lines = [
+        (_line(before_s[own] - on_comb_s[own], after_s[own] - on_comb_s[own], ticks.tick[own]), own)
+        for own in (ticks.segment == segment for segment in _largest(ticks))
+    ]
+    weights = np.array([line.u_slope_s**-2 for line, _ in lines])
+    line, own = lines[0]
+    middle = int(np.flatnonzero(own)[np.abs(ticks.tick[own]).argmin()])
+    tick_s = float(on_comb_s[middle]) + line.shift_s + line.slope_s * float(ticks.tick[middle])
+    period_s += float(weights @ [line.slope_s for line, _ in lines]) / float(weights.sum())
     return UpdatePeriod(
         period_s=period_s,
-        u_period_s=u_period_s,
+        u_period_s=1 / math.sqrt(float(weights.sum())),
         origin_ns=changes.origin_ns,
-        phase_s=float(on_comb_s[-1] + shift_s),
-        u_phase_s=u_phase_s,
+        phase_s=tick_s,
+        u_phase_s=line.u_shift_s,
         segments=segments,
         n_changes=len(residual),
         residual_s=math.sqrt(variance),
@@ -303,50 +308,74 @@ def _refined(middle_s: FloatArray, start_s: float, score: float, changes: Change
     )
 
 
+def _largest(ticks: NumberedTicks) -> list[int]:
+    """The largest segments with enough changes for a line, largest first; the largest of all in any case."""
+    size = np.bincount(ticks.segment)
+    order = np.argsort(-size, kind="stable")[:MAX_SEGMENTS]
+    return [int(segment) for segment in order if size[segment] >= MIN_CHANGES or segment == order[0]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Line:
+    """``shift + slope · tick``: what the changes of one segment add to an assumed comb."""
+
+    shift_s: float
+    u_shift_s: float
+    slope_s: float
+    u_slope_s: float
+
+
+def _line(low_s: FloatArray, high_s: FloatArray, tick: FloatArray) -> _Line:
+    """Line through intervals [low, high] in which the changes are known to lie, up to the sensor's jitter.
+
+    Least squares on the middles is not enough: polls on a grid that beats slowly with the updates see every change late for a while,
+    then early. Here each interval has the likelihood ``Φ((high − x)/σ) − Φ((low − x)/σ)``; the jitter σ is a nuisance, the posterior
+    is summed on a grid that zooms in.
+    """
+    reach_tick = max(1.0, float(np.abs(tick).max()))
+    if float(np.median(high_s - low_s)) <= 0:  # instants known exactly, as from a driver's buffer
+        weight = max(1.0, float(tick @ tick))
+        spread = max(float(np.std(low_s)), 1e-9)
+        return _Line(
+            shift_s=float(low_s.mean()), u_shift_s=spread / math.sqrt(len(low_s)),
+            slope_s=float(tick @ low_s) / weight, u_slope_s=spread / math.sqrt(weight),
+        )  # fmt: skip
+    stride = max(1, len(tick) // CENSORED_CHANGES)
+    low_s, high_s, tick = low_s[::stride], high_s[::stride], tick[::stride] / reach_tick
+    width_s = float(np.median(high_s - low_s))
+    centre, half = np.zeros(2), np.full(2, width_s)
+    for _ in range(3):
+        axes = centre[:, None] + half[:, None] * np.linspace(-1, 1, 31)
+        weight2 = _posterior(low_s, high_s, tick, axes, width_s)
+        marginals = weight2.sum(axis=1), weight2.sum(axis=0)
+        centre = np.array([float(m @ axis) for m, axis in zip(marginals, axes, strict=True)])
+        spread2 = [math.sqrt(float(m @ (axis - mean) ** 2)) for m, axis, mean in zip(marginals, axes, centre, strict=True)]
+        cell = half / 15
+        u = np.hypot(spread2, cell / math.sqrt(12))
+        half = np.minimum(half, 4 * u)
+    return _Line(shift_s=float(centre[0]), u_shift_s=float(u[0]), slope_s=float(centre[1]) / reach_tick, u_slope_s=float(u[1]) / reach_tick)
+
+
+def _posterior(low_s: FloatArray, high_s: FloatArray, tick: FloatArray, axes: FloatArray, width_s: float) -> FloatArray:
+    """Weights of a grid of shifts and slopes, summing to 1, shape (shifts, slopes)."""
+    x = axes[0][:, None, None] + axes[1][None, :, None] * tick
+    log_posterior = []
+    for share in JITTER_SHARES:
+        inside = special.ndtr((high_s - x) / (share * width_s)) - special.ndtr((low_s - x) / (share * width_s))
+        log_posterior.append(np.log(np.maximum(inside, 1e-6)).sum(axis=-1))  # a floor, because some changes are outliers
+    stacked = np.array(log_posterior)
+    weight = np.exp(stacked - stacked.max()).sum(axis=0)
+    out: FloatArray = weight / weight.sum()
+    return out
+
+
 def _comb_times(before_s: FloatArray, after_s: FloatArray, ticks: NumberedTicks, period_s: float) -> FloatArray:
     """Comb instants of changes between ``before`` and ``after``, each segment with its own phase."""
     t_s = ticks.centre_s + period_s * ticks.tick
-    for segment in range(int(ticks.segment[-1]) + 1 if len(t_s) else 0):
+    for segment in _largest(ticks) if len(t_s) else ():
         own = ticks.segment == segment
-        if np.count_nonzero(own) >= 3:
-            t_s[own] += _phase(before_s[own] - t_s[own], after_s[own] - t_s[own])[0]
+        t_s[own] += _line(before_s[own] - t_s[own], after_s[own] - t_s[own], ticks.tick[own]).shift_s
     return t_s
-
-
-def _phase(low_s: FloatArray, high_s: FloatArray) -> tuple[float, float]:
-    """Common shift of the changes known to lie in [low, high]: mean and standard uncertainty."""
-    width_s = float(np.median(high_s - low_s))
-    if width_s <= 0:  # instants known exactly, as from a driver's buffer
-        return float(low_s.mean()), float(low_s.std() / math.sqrt(len(low_s)))
-    return _coefficient(low_s, high_s, np.ones(len(low_s)), width_s)
-
-
-def _period_correction(low_s: FloatArray, high_s: FloatArray, tick: FloatArray, u_s: float) -> tuple[float, float]:
-    """What to add to the period so that changes lie in [low, high], and its standard uncertainty."""
-    if float(np.median(high_s - low_s)) <= 0:
-        return 0.0, u_s
-    return _coefficient(low_s, high_s, tick, 4 * u_s)
-
-
-def _coefficient(low_s: FloatArray, high_s: FloatArray, regressor: FloatArray, reach: float) -> tuple[float, float]:
-    """Posterior mean and standard deviation of c, |c| ≤ reach, where each ``c · regressor`` lies in [low, high] up to jitter.
-
-    Least squares on the middles is not enough: polls on a grid that beats slowly with the updates see every change late for a
-    while, then early. The likelihood of an interval is ``Φ((high − x)/σ) − Φ((low − x)/σ)``; the sensor's jitter σ is a nuisance.
-    """
-    low_s, high_s, regressor = low_s[-CENSORED_CHANGES:], high_s[-CENSORED_CHANGES:], regressor[-CENSORED_CHANGES:]
-    width_s = float(np.median(high_s - low_s))
-    grid = np.linspace(-reach, reach, 161)
-    x = grid[:, None] * regressor
-    log_posterior = np.empty((len(JITTER_SHARES), len(grid)))
-    for row, share in enumerate(JITTER_SHARES):
-        inside = special.ndtr((high_s - x) / (share * width_s)) - special.ndtr((low_s - x) / (share * width_s))
-        log_posterior[row] = np.log(np.maximum(inside, 1e-6)).sum(axis=1)  # a floor, because some changes are outliers
-    weight = np.exp(log_posterior - log_posterior.max()).sum(axis=0)
-    weight /= weight.sum()
-    mean = float(weight @ grid)
-    spread = math.sqrt(float(weight @ (grid - mean) ** 2))
-    return mean, math.hypot(spread, float(grid[1] - grid[0]) / math.sqrt(12))
 
 
 def _accept(period_s: float, residual_s: float, changes: Changes, scope: str) -> None:

@@ -42,6 +42,9 @@ class RunData(Protocol):
     def window_edges(self, instrument: str) -> tuple[Sequence[int], Sequence[int]]:
         """Starts and ends of all windows of an instrument, each in ascending order, in nanoseconds."""
 
+    def windows_in(self, phase_id: str) -> Sequence[WindowRecord]:
+        """The closed windows of a phase, in order of time."""
+
     def phase(self, phase_id: str) -> PhaseRecord:
         """One phase."""
 
@@ -99,6 +102,10 @@ class RecordedRun:
             self.memory[key] = sorted(t0 for t0, _ in spans), sorted(t1 for _, t1 in spans)
         found: tuple[list[int], list[int]] = self.memory[key]
         return found
+
+    def windows_in(self, phase_id: str) -> Sequence[WindowRecord]:
+        """The closed windows of a phase."""
+        return [w for w in self.reader.windows if w.phase == phase_id]
 
     def phase(self, phase_id: str) -> PhaseRecord:
         """One phase."""

@@ -29,6 +29,7 @@ from pytest_physics.metrology.throttle import clock_parity
 from pytest_physics.metrology.uncertainty import ARITHMETIC, Component, Estimate, Gate, Recipe, coverage_factor
 from pytest_physics.metrology.updates import distinct_updates
 from pytest_physics.record.data import RunData
+from pytest_physics.record.identification import timing_estimate
 from pytest_physics.record.schema import BaselineRecord, GateRecord, PhaseRecord, WindowRecord, finite_or_none
 from pytest_physics.record.window_energy import energy_estimate, energy_reach_ns, true_energy, true_energy_between
 from pytest_physics.sampling.statistics import sampler_statistics
@@ -336,9 +337,10 @@ def window_energy(parameters: Parameters, data: RunData) -> Estimate:
 
 
 def _baseline_gates(data: RunData, baselines: Sequence[BaselineRecord]) -> tuple[Gate, ...]:
-    gates = [gate for baseline in baselines for gate in assess_baseline(data, data.phase(baseline.phase), baseline.id, baseline.sensor).gates]
-    if len(baselines) == 2:
-        before, after = (assess_baseline(data, data.phase(b.phase), b.id, b.sensor) for b in baselines)
+    found = [assess_baseline(data, data.phase(baseline.phase), baseline.id, baseline.sensor) for baseline in baselines]
+    gates = [gate for assessment in found for gate in assessment.gates]
+    if len(baselines) == 2 and all(baseline.mean_w is not None for baseline in baselines):
+        before, after = found
         scope = f"{baselines[0].id} to {baselines[1].id}"
         gates.append(drift_gate(before, after, data.settings.baseline.max_drift_w, scope=scope))
     return tuple(gates)
@@ -427,7 +429,8 @@ def baseline_record(data: RunData, phase: PhaseRecord, *, baseline_id: str, sens
     sensor = data.sensor(sensor_id)
     index = distinct_updates(trace.t_ns, power, sensor.update_period_s if sensor else 0.1)
     return BaselineRecord(
-        id=baseline_id, instrument=phase.instrument, phase=phase.id, sensor=sensor_id, t0_ns=phase.t0_ns, t1_ns=int(phase.t1_ns or phase.t0_ns),
+        id=baseline_id, instrument=phase.instrument, phase=phase.id, sensor=sensor_id,
+        t0_ns=phase.t0_ns, t1_ns=int(phase.t1_ns or phase.t0_ns),
         mean_w=finite_or_none(found.mean_w), u_w=finite_or_none(found.u_w), dof=finite_or_none(found.dof), n=found.n,
         n_eff=finite_or_none(found.n_eff), ddof=found.ddof, standard_deviation_w=finite_or_none(found.standard_deviation_w),
         minimum_w=finite_or_none(found.minimum_w), maximum_w=finite_or_none(found.maximum_w), median_w=finite_or_none(found.median_w),
@@ -462,6 +465,31 @@ def baseline_power(parameters: Parameters, data: RunData) -> Estimate:
         value=found.mean_w, unit="W", components=(noise, *scale), quality=Quality.GOOD if found.n >= 3 else Quality.NO_DATA,
         provenance=_provenance(data, record.instrument), estimator="mean of distinct updates", gates=found.gates,
     )  # fmt: skip
+
+
+# --- the sensor ------------------------------------------------------------------------------------------------------
+
+
+def _timing_truth(parameters: Parameters, data: RunData) -> Estimate | None:
+    """What the twin's sensor really is; the twin tells it in its fingerprint."""
+    details = data.instrument(data.phase(parameters["phase"]).instrument).fingerprint.details
+    if "true_update_period_s" not in details:
+        return None
+    true = {name.removeprefix("true_"): float(value) for name, value in details.items() if name.startswith("true_")}
+    # the load reaches the sensor through the card's electrical rise: no telegraph can tell it from a lag of the sensor
+    lag_s = true["lag_s"] or true["rise_s"]
+    delay_s = true["delay_s"] + (true["rise_s"] if true["lag_s"] else 0.0)
+    dead = max(0.0, 1 - max(true["window_s"], 2 * lag_s) / true["update_period_s"])
+    known = {**true, "lag_s": lag_s, "delay_s": delay_s, "dead_fraction": dead}
+    return Estimate.exact(known[parameters["quantity"]], "1" if parameters["quantity"] == "dead_fraction" else "s")
+
+
+@leaf("sensor.timing", truth=_timing_truth)
+def sensor_timing(parameters: Parameters, data: RunData) -> Estimate:
+    """One property of the power sensor, from a telegraph phase."""
+    phase = data.phase(parameters["phase"])
+    estimate = timing_estimate(data, phase, parameters["quantity"])
+    return replace(estimate, provenance=_provenance(data, phase.instrument))
 
 
 # --- heat soak -------------------------------------------------------------------------------------------------------

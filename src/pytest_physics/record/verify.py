@@ -33,19 +33,7 @@ from pytest_physics.record.schema import (
 from pytest_physics.record.writer import digests
 from pytest_physics.sampling.statistics import sampler_statistics
 
-RELATIVE_TOLERANCE = 1e-9
-"""Numbers may differ by this much between machines and library versions."""
 EMBEDDED = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One difference between what is recorded and what follows from the raw artifacts."""
-
-    where: str
-    """File and entry."""
-    problem: str
-    """Recorded and recomputed value, or what is missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +43,13 @@ class Verification:
     checked: dict[str, int]
     """How many items of each kind were checked."""
     findings: tuple[Finding, ...]
+    incomplete: str = ""
+    """What is readable of a run that did not complete, and why it did not; empty for a completed run."""
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was found."""
-        return not self.findings
+        """Whether the run is complete and nothing was found."""
+        return not self.findings and not self.incomplete
 
 
 def verify_run(path: Path) -> Verification:
@@ -80,10 +70,24 @@ def verify_run(path: Path) -> Verification:
         except (ArithmeticError, KeyError, LookupError, TypeError, ValueError) as error:  # edited values break arithmetic anywhere
             findings.append(Finding(where=name, problem=f"cannot be recomputed: {type(error).__name__}: {error}"))
         checked[name] = count
-    return Verification(checked=checked, findings=tuple(findings))
+    return Verification(checked=checked, findings=tuple(findings), incomplete=_incomplete(run))
 
 
-Items = Iterator[Finding | None]
+def _incomplete(run: RecordedRun) -> str:
+    record = run.reader.run
+    if record.state == "completed":
+        return ""
+    why = "it was killed, or still runs" if record.state == "running" else record.end_reason
+    parts = [f"{_samples(run, name)} samples of '{name}'" for name in record.instruments]
+    listed = {"windows": run.reader.windows, "baselines": run.reader.baselines, "results": run.reader.results, "claims": run.reader.claims}
+    return f"{why}. Readable: {', '.join([*parts, *(f'{len(records)} {kind}' for kind, records in listed.items())])}"
+
+
+def _samples(run: RecordedRun, instrument: str) -> int:
+    try:
+        return len(run.trace(instrument))
+    except RecordError:
+        return 0
 
 
 def _manifest(run: RecordedRun) -> Items:
@@ -107,51 +111,28 @@ def _manifest(run: RecordedRun) -> Items:
         yield None
 
 
-def _settings(run: RecordedRun) -> Items:
-    recorded = run.reader.run.config_sha256
-    computed = run.settings.digest()
-    if recorded != computed:
-        yield Finding(where="run.json: config_sha256", problem=f"recorded {recorded[:12]}…, settings give {computed[:12]}…")
-    if run.reader.run.run_id != run.reader.path.name:
-        yield Finding(where="run.json: run_id", problem=f"recorded '{run.reader.run.run_id}', the directory is '{run.reader.path.name}'")
-    yield None
-
-
-def _samplers(run: RecordedRun) -> Items:
-    for name, record in run.reader.run.instruments.items():
-        trace = run.trace(name)
-        if record.ended is not None and record.sampler_state != "failed":
-            found = numbers_or_none(asdict(sampler_statistics(trace, record.origin_ns)))
-            yield from _differences(f"run.json: instruments.{name}.statistics", record.statistics, found)
-        yield None
-
-
-def _windows(run: RecordedRun) -> Items:
-    phases = {phase.id for phase in run.reader.run.phases}
-    seen: set[str] = set()
-    for window in run.reader.windows:
-        where = f"windows.jsonl: {window.id}"
-        if window.id in seen:
-            yield Finding(where=where, problem="is listed twice")
-        if window.t1_ns < window.t0_ns:
-            yield Finding(where=where, problem="ends before it begins")
-        if window.phase and window.phase not in phases:
-            yield Finding(where=where, problem=f"names phase '{window.phase}', which run.json does not have")
-        seen.add(window.id)
-        yield None
-
-
 def _baselines(run: RecordedRun) -> Items:
     for record in run.reader.baselines:
         found = baseline_record(run, run.phase(record.phase), baseline_id=record.id, sensor_id=record.sensor)
-        yield from _differences(f"baseline.json: {record.id}", record.model_dump(mode="json"), found.model_dump(mode="json"))
+        yield from differences(f"baseline.json: {record.id}", record.model_dump(mode="json"), found.model_dump(mode="json"))
         yield None
 
 
 def _results(run: RecordedRun) -> Items:
-    for record in run.reader.results:
+    for number, record in enumerate(run.reader.results, start=1):
+        yield from differences(f"results.jsonl: {record.id}.id", record.id, f"r{number}")
         yield from _recomputed_result(run, record)
+        yield from _coordinates(run, record)
         yield None
+
+
+def _coordinates(run: RecordedRun, record: ResultRecord) -> Iterator[Finding]:
+    """Where all windows behind a result carry one label of that name, the result's coordinate is that label; so is its instrument."""
+    windows = [run.window(name) for name in windows_behind(Recipe.from_json(record.recipe))]
+    for key, value in record.coordinates.items():
+        found = {w.instrument if key == "instrument" else w.labels.get(key, value) for w in windows}
+        if len(found) == 1:
+            yield from differences(f"results.jsonl: {record.id}.coordinates.{key}", value, found.pop())
 
 
 def _recomputed_result(run: RecordedRun, record: ResultRecord) -> Iterator[Finding]:
@@ -159,10 +140,10 @@ def _recomputed_result(run: RecordedRun, record: ResultRecord) -> Iterator[Findi
     recipe = Recipe.from_json(record.recipe)
     estimate = evaluate(recipe, run)
     recorded = record.estimate.model_dump(mode="json")
-    yield from _differences(f"{where}.estimate", recorded, EstimateRecord.of(estimate).model_dump(mode="json"))
+    yield from differences(f"{where}.estimate", recorded, EstimateRecord.of(estimate).model_dump(mode="json"))
     gates = [GateRecord.of(gate).model_dump(mode="json") for gate in condensed(estimate.gates)]
-    yield from _differences(f"{where}.gates", [gate.model_dump(mode="json") for gate in record.gates], gates)
-    yield from _differences(f"{where}.truth", record.truth, finite_or_none(true_value(recipe, run)))
+    yield from differences(f"{where}.gates", [gate.model_dump(mode="json") for gate in record.gates], gates)
+    yield from differences(f"{where}.truth", record.truth, finite_or_none(true_value(recipe, run)))
 
 
 def _claims(run: RecordedRun) -> Items:
@@ -175,18 +156,26 @@ def _claims(run: RecordedRun) -> Items:
             yield Finding(where=where, problem=f"is attempt {record.attempt}, but the {attempts[record.id]}. on record")
         if record.recipe is not None:
             yield from _recomputed_claim(run, record, where)
-        elif record.verdict not in {Verdict.NOT_TESTED, Verdict.INVALID}:
-            yield Finding(where=where, problem=f"is {record.verdict.value} without a recipe")
+        else:
+            yield from _unjudged(record, where)
         yield from _prerequisites(record, judged, where)
         judged[record.id] = record.verdict
         yield None
+
+
+def _unjudged(record: ClaimRecord, where: str) -> Iterator[Finding]:
+    """A claim that was never judged carries a reason and no number."""
+    if record.verdict not in {Verdict.NOT_TESTED, Verdict.INVALID}:
+        yield Finding(where=where, problem=f"is {record.verdict.value} without a recipe")
+    numbers = record.model_dump(mode="json", include=set(JUDGED))
+    yield from differences(where, numbers, {key: [] if isinstance(value, list) else None for key, value in numbers.items()})
 
 
 def _recomputed_claim(run: RecordedRun, record: ClaimRecord, where: str) -> Iterator[Finding]:
     recipe = Recipe.from_json(record.recipe or {})
     estimate = evaluate(recipe, run)
     recorded = record.estimate.model_dump(mode="json") if record.estimate else None
-    yield from _differences(f"{where}.estimate", recorded, EstimateRecord.of(estimate).model_dump(mode="json"))
+    yield from differences(f"{where}.estimate", recorded, EstimateRecord.of(estimate).model_dump(mode="json"))
     if record.operator is None or record.limit is None:
         yield Finding(where=where, problem=f"has no comparison (operator {record.operator!r}, limit {record.limit!r})")
         return
@@ -201,13 +190,21 @@ def _recomputed_claim(run: RecordedRun, record: ClaimRecord, where: str) -> Iter
     }
     shown = record.model_dump(mode="json")
     for key, value in expected.items():
-        yield from _differences(f"{where}.{key}", shown[key], value.value if isinstance(value, Verdict) else value)
+        yield from differences(f"{where}.{key}", shown[key], value.value if isinstance(value, Verdict) else value)
 
 
 def _prerequisites(record: ClaimRecord, judged: dict[str, Verdict], where: str) -> Iterator[Finding]:
-    for gate in record.own_gates:
-        if gate.name == "prerequisite claim" and gate.passed != (judged.get(gate.scope) is Verdict.VALIDATED):
-            yield Finding(where=where, problem=f"prerequisite '{gate.scope}' is recorded as passed={gate.passed}")
+    """Each required claim, with all its comparisons, has its gate; the gate says what was judged before."""
+    gates = [gate for gate in record.own_gates if gate.name == "prerequisite claim"]
+    for gate in gates:
+        yield from differences(where, gate.model_dump(mode="json"), _prerequisite(gate.scope, judged.get(gate.scope), gate))
+    if record.recipe is not None:
+        needed = [name for claim in record.requires for name in (claim, *(n for n in judged if n.rpartition("#")[0] == claim))]
+        yield from differences(f"{where}.requires", needed, [gate.scope for gate in gates])
+
+
+def _prerequisite(claim_id: str, verdict: Verdict | None, gate: GateRecord) -> dict[str, Any]:
+    return GateRecord.of(prerequisite_gate(claim_id, verdict)).model_dump(mode="json")
 
 
 def _report(run: RecordedRun) -> Items:
@@ -224,6 +221,7 @@ def _report(run: RecordedRun) -> Items:
         embedded = json.loads(found.group(1))
     except ValueError as error:
         raise RecordError(f"{path}: its data are not JSON ({error})") from error
+    yield from _embedded_header(run, embedded)
     shown = {(claim.get("id"), claim.get("attempt")): claim for claim in embedded.get("claims", ())}
     recorded = {(claim.id, claim.attempt): claim.model_dump(mode="json") for claim in run.reader.claims}
     for missing in recorded.keys() ^ shown.keys():
@@ -233,13 +231,34 @@ def _report(run: RecordedRun) -> Items:
         yield None
 
 
+def _embedded_header(run: RecordedRun, embedded: dict[str, Any]) -> Iterator[Finding]:
+    """The report's summary of the run, and the digests it names of the artifacts it was built from."""
+    record = run.reader.run
+    last = {claim.id: claim for claim in run.reader.claims}
+    worst = worst_of(list(last.values()))
+    counted = Counter(claim.verdict for claim in last.values())
+    expected = {
+        **record.model_dump(mode="json", include={"schema_version", "run_id", "state", "profile", "config_sha256"}),
+        "verdict": (worst.verdict if worst else Verdict.NOT_TESTED).value,
+        "verdict_counts": {verdict.value: counted[verdict] for verdict in Verdict},
+    }
+    yield from differences(reader.REPORT, {key: value for key, value in embedded.items() if key in expected}, expected)
+
+
+def _built_from(run: RecordedRun, page: str) -> Iterator[Finding]:
+    """The report names the SHA-256 of every artifact beside it."""
+    for name, digest in digests(run.reader.path).items():
+        if name != reader.REPORT and digest not in page:
+            yield Finding(where=name, problem=f"has SHA-256 {digest[:12]}…, which {reader.REPORT} does not name: one of the two was changed")
+
+
 def _shown_as_recorded(where: str, recorded: dict[str, Any], shown: dict[str, Any]) -> Iterator[Finding]:
     """The report carries a part of each claim; that part must be the recorded one."""
     for key in recorded.keys() & shown.keys():
         if isinstance(recorded[key], dict) and isinstance(shown[key], dict):
             yield from _shown_as_recorded(f"{where}.{key}", recorded[key], shown[key])
         else:
-            yield from _differences(f"{where}.{key}", recorded[key], shown[key])
+            yield from differences(f"{where}.{key}", recorded[key], shown[key])
 
 
 CHECKS = {
@@ -253,25 +272,3 @@ CHECKS = {
     "report": _report,
 }
 """Name of each check, in order."""
-
-
-def _differences(where: str, recorded: Any, computed: Any) -> Iterator[Finding]:  # noqa: ANN401 -- any JSON value
-    """Where two JSON values differ, by path; numbers within the tolerance are equal."""
-    if isinstance(recorded, dict) and isinstance(computed, dict):
-        for key in recorded.keys() | computed.keys():
-            yield from _differences(f"{where}.{key}", recorded.get(key), computed.get(key))
-    elif isinstance(recorded, list) and isinstance(computed, list):
-        if len(recorded) != len(computed):
-            yield Finding(where=where, problem=f"has {len(recorded)} entries, recomputed {len(computed)}")
-        for index, pair in enumerate(zip(recorded, computed, strict=False)):
-            yield from _differences(f"{where}[{index}]", *pair)
-    elif not _same(recorded, computed):
-        yield Finding(where=where, problem=f"is {recorded!r}, recomputed {computed!r}")
-
-
-def _same(recorded: object, computed: object) -> bool:
-    if isinstance(recorded, bool) or isinstance(computed, bool):
-        return recorded is computed
-    if isinstance(recorded, int | float) and isinstance(computed, int | float):
-        return math.isclose(recorded, computed, rel_tol=RELATIVE_TOLERANCE, abs_tol=1e-12)
-    return recorded == computed

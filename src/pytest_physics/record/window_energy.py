@@ -2,6 +2,7 @@
 
 The idle level that fills the sensor's tail is taken from readings beside the window, just before it and just after its tail, because
 there the card is in the very state that the readings around the window show. The calibrated baseline is what net energy subtracts.
+Power sensor and energy counter have scales and zeros of their own: energy by the counter is referred to idle power by the counter.
 Readings between the window and the nearest other window only: other work on the device would be taken for idle.
 """
 
@@ -16,10 +17,20 @@ from typing import Any
 import numpy as np
 
 from pytest_physics.clock import NS_PER_S
+from pytest_physics.devices.base import READ_OK, describe_error
 from pytest_physics.devices.twin.truth import energy_between
 from pytest_physics.errors import ChannelUnavailableError
-from pytest_physics.metrology.counter import CounterSeries, counter_energy, preferred
-from pytest_physics.metrology.energy import IdlePower, PowerSeries, WindowEnergies, net_of_baseline, window_energy, window_estimates
+from pytest_physics.metrology.counter import MIN_TICKS, CounterSeries, counter_energy, preferred
+from pytest_physics.metrology.energy import (
+    Estimator,
+    IdlePower,
+    PowerSeries,
+    Term,
+    WindowEnergies,
+    net_of_baseline,
+    window_energy,
+    window_estimates,
+)
 from pytest_physics.metrology.quality import Quality
 from pytest_physics.metrology.response import SensorModel
 from pytest_physics.metrology.staleness import stale_gate
@@ -38,6 +49,14 @@ WITHOUT_POWER = SensorModel(update_period_s=0.1)
 """Stands for the readings of a device that has only a counter."""
 CONTEXT_S = 2.0
 """Samples kept around all that is used, so that the comb of updates is well known."""
+BUSY_THROUGHOUT = 0.95
+"""Median utilisation from which a load counts as constant."""
+MIN_UPDATES = 2
+"""Ticks of the counter inside a window, at least."""
+BY_COUNTER = "counter|"
+"""Begins the identity of idle power that the energy counter measured."""
+MAX_FAILED_READS = 0.01
+"""Above this share of failed reads a warning is shown."""
 HABIT_NS = 60 * NS_PER_S
 """How far back the sensor's habit of changing its value is looked at."""
 
@@ -93,10 +112,13 @@ def energy_estimate(
     if window.t1_ns <= window.t0_ns:
         return Estimate(value=math.nan, unit="J", quality=Quality.NO_DATA, estimator="none")
     around = _surroundings(data, window, sensor or WITHOUT_POWER)
-    energies = _energies(data, around, estimator)
-    baseline = idle_of(baselines)
+    energies = _energies(data, around, baselines, estimator)
+    by_counter = energies.estimator[0] >= Estimator.COUNTER_BRACKETED
+    baseline = (counter_idle_of(data, baselines) if by_counter else None) or idle_of(baselines)
     referred = net_of_baseline(energies, baseline) if baseline is not None else energies
-    gain = "gain" if referred.coverage < 1 or "offset" in referred.terms else "gain of the counter"
+    if by_counter and baseline is not None:
+        referred = _with_zero(referred, around.sensor, baseline)
+    gain = "gain of the counter" if by_counter else "gain"
     made = window_estimates(
         referred,
         instrument=window.instrument,
@@ -105,8 +127,9 @@ def energy_estimate(
     )
     estimate = made.gross if kind == "gross" else made.net
     if baseline is None and kind == "net":
-        estimate = replace(estimate, value=math.nan, quality=Quality.NO_DATA, gates=(no_baseline_gate(window),))
-    return replace(estimate, gates=(*estimate.gates, *_state_gates(around, baseline), *_stale_gates(data, around)))
+        estimate = replace(estimate, value=math.nan, quality=Quality.NO_DATA, gates=(no_baseline_gate(data, window),))
+    gates = (*_state_gates(around, baseline), *_stale_gates(data, around), *(() if by_counter else _coverage_gates(around, energies)))
+    return replace(estimate, gates=(*estimate.gates, *gates))
 
 
 def energy_reach_ns(sensor: SensorModel | None) -> int:
@@ -126,6 +149,36 @@ def idle_of(baselines: Sequence[BaselineRecord]) -> IdlePower | None:
         dof=min(float(b.dof) if b.dof is not None else math.inf for b in known),
         identity="+".join(b.id for b in known),
     )
+
+
+def counter_idle_of(data: RunData, baselines: Sequence[BaselineRecord]) -> IdlePower | None:
+    """Idle power of the baselines on the scale of the energy counter; None where the counter did not tick often enough in one of them."""
+    levels = [_counter_level(data, baseline) for baseline in baselines]
+    if not levels or any(level is None for level in levels):
+        return None
+    known = [level for level in levels if level is not None]
+    return IdlePower(
+        t_ns=tuple((b.t0_ns + b.t1_ns) // 2 for b in baselines),
+        power_w=tuple(power_w for power_w, _ in known),
+        u_w=max(math.hypot(u_w, float(b.u_w or 0.0)) for (_, u_w), b in zip(known, baselines, strict=True)),
+        dof=min(float(b.dof) if b.dof is not None else math.inf for b in baselines),
+        identity=BY_COUNTER + "+".join(b.id for b in baselines),
+    )
+
+
+def _counter_level(data: RunData, baseline: BaselineRecord) -> tuple[float, float] | None:
+    """Mean power by the counter over a baseline, and its standard uncertainty; None where it did not tick often enough."""
+    found = _counter_levels(data.trace(baseline.instrument).between(baseline.t0_ns, baseline.t1_ns))
+    return None if baseline.mean_w is None or found is None or found[2] <= MIN_TICKS else found[:2]
+
+
+def _with_zero(energies: WindowEnergies, sensor: SensorModel, baseline: IdlePower) -> WindowEnergies:
+    """Net energy by the counter has gross energy's error of the zero; where the power sensor measured the baseline, also that sensor's."""
+    own = baseline.identity.startswith(BY_COUNTER)
+    u_w = 0.0 if own else math.hypot(sensor.u_offset_w, sensor.u_gain * max(map(abs, baseline.power_w)))
+    gross_j = energies.terms["offset"].gross_j
+    zero = Term(gross_j=gross_j, net_j=-np.hypot(gross_j, u_w * energies.duration_s))
+    return replace(energies, terms={**energies.terms, "offset": zero})
 
 
 def true_energy(parameters: Mapping[str, Any], data: RunData) -> float | None:
@@ -163,17 +216,23 @@ def _surroundings(data: RunData, window: WindowRecord, sensor: SensorModel) -> _
     )
 
 
-def _energies(data: RunData, around: _Surroundings, estimator: str | None) -> WindowEnergies:
+def _energies(data: RunData, around: _Surroundings, baselines: Sequence[BaselineRecord], estimator: str | None) -> WindowEnergies:
     trace, window = around.trace, around.window
     integral = _integral(data, around) if trace.has("power_w") and estimator != "counter" else None
-    counter = _counter(data, around) if trace.has("energy_j") and estimator != "power" else None
+    counter = _counter(data, around, baselines) if trace.has("energy_j") and estimator != "power" else None
     if integral is None and counter is None:
         wanted = {"counter": "energy_j", "power": "power_w"}.get(estimator or "", "power_w")
         reason = data.instrument(window.instrument).absent.get(wanted, "the device has no such channel")
         raise ChannelUnavailableError(f"instrument '{window.instrument}' cannot read '{wanted}': {reason}", channel=wanted)
     if integral is None:
         return counter  # type: ignore[return-value]
-    return counter if counter is not None and bool(preferred(counter, integral)[0]) else integral
+    return counter if counter is not None and _counter_is_better(counter, integral) else integral
+
+
+def _counter_is_better(counter: WindowEnergies, integral: WindowEnergies) -> bool:
+    """Enough ticks, or at least a smaller uncertainty than that of a sensor that looks only part of the time."""
+    partial = integral.coverage < 1 and math.isfinite(counter.net_j[0]) and counter.n_updates[0] >= MIN_UPDATES
+    return bool(preferred(counter, integral)[0]) or (partial and not counter.u_net_j()[0] > integral.u_net_j()[0])
 
 
 def _integral(data: RunData, around: _Surroundings) -> WindowEnergies:
@@ -190,21 +249,42 @@ def _integral(data: RunData, around: _Surroundings) -> WindowEnergies:
     )  # fmt: skip
 
 
-def _counter(data: RunData, around: _Surroundings) -> WindowEnergies:
+def _counter(data: RunData, around: _Surroundings, baselines: Sequence[BaselineRecord]) -> WindowEnergies:
     trace, window = around.trace, around.window
+    idle, u_zero_w = _idle_beside_by_counter(data, around, baselines)
     series = CounterSeries.of(
         trace.t_ns, np.asarray(trace.values("energy_j")), gap_threshold_s=data.settings.sampling.gap_threshold_s
     )
-    return counter_energy(
-        series, window.t0_ns, window.t1_ns, idle=_idle_beside(around), head_limit_ns=around.head_limit_ns,
+    energies = counter_energy(
+        series, window.t0_ns, window.t1_ns, idle=idle, head_limit_ns=around.head_limit_ns,
         tail_limit_ns=around.tail_limit_ns, settle_s=around.sensor.tail_s,
     )  # fmt: skip
+    # the counter is read from tick to tick around the window; idle energy is taken off over that surplus, with this error
+    surplus_s = np.abs(energies.terms["baseline"].gross_j) / idle.u_w if idle.u_w else np.zeros(len(energies))
+    zero = Term(gross_j=-u_zero_w * surplus_s, net_j=-u_zero_w * surplus_s)
+    return replace(energies, terms={**energies.terms, "offset": zero})
+
+
+def _idle_beside_by_counter(data: RunData, around: _Surroundings, baselines: Sequence[BaselineRecord]) -> tuple[IdlePower, float]:
+    """Idle level beside the window on the counter's scale, and what stays unknown of that scale in watts.
+
+    Over the baselines counter and power sensor saw the same: what they differ by there is taken off the readings beside the window.
+    """
+    beside, sensor = _idle_beside(around), around.sensor
+    power, counter = idle_of(baselines), counter_idle_of(data, baselines)
+    level_w = beside.power_w[0]
+    if power is None or counter is None or not around.trace.has("power_w"):
+        return beside, math.hypot(sensor.u_offset_w, sensor.u_gain * level_w) if around.trace.has("power_w") else 0.0
+    known_w, shift_w = float(np.mean(power.power_w)), float(np.mean(counter.power_w) - np.mean(power.power_w))
+    shifted = replace(beside, power_w=(level_w + shift_w,), u_w=math.hypot(beside.u_w, counter.u_w))
+    return shifted, sensor.u_gain * abs(level_w - known_w)
 
 
 def _idle_beside(around: _Surroundings) -> IdlePower:
-    """Idle level around the window: readings before it and after its tail, weighted as the extended window weighs them."""
-    if not around.trace.has("power_w"):
-        return IdlePower.constant(0.0, u_w=0.0, identity=f"none|{around.window.id}")
+    """Idle level around the window: readings before it and after its tail, weighted as the extended window weighs them.
+
+    A device with a counter alone has the counter's mean power there, weighted alike on both sides.
+    """
     window, sensor = around.window, around.sensor
     head_from = max(around.head_limit_ns + around.tail_ns, window.t0_ns - HEAD_UPDATES * around.update_ns)
     before = _levels(around, head_from, window.t0_ns)
@@ -216,7 +296,8 @@ def _idle_beside(around: _Surroundings) -> IdlePower:
     if before is None or after is None:
         (mean, u, n) = sides[0]
         return IdlePower.constant(mean, u_w=u, dof=max(1.0, n - 1.0), identity=f"beside|{window.id}")
-    head_share = (sensor.delay_s + sensor.window_s / 2 + sensor.lag_s) / sensor.tail_s
+    powered = around.trace.has("power_w")
+    head_share = (sensor.delay_s + sensor.window_s / 2 + sensor.lag_s) / sensor.tail_s if powered else 0.5
     mean = head_share * before[0] + (1 - head_share) * after[0]
     u = math.hypot(head_share * before[1], (1 - head_share) * after[1])
     return IdlePower.constant(mean, u_w=u, dof=max(1.0, before[2] + after[2] - 2.0), identity=f"beside|{window.id}")
@@ -225,6 +306,8 @@ def _idle_beside(around: _Surroundings) -> IdlePower:
 def _levels(around: _Surroundings, t0_ns: int, t1_ns: int) -> tuple[float, float, int] | None:
     """Mean, standard uncertainty and number of the distinct updates in a span; None with fewer than two."""
     span = around.trace.between(t0_ns, t1_ns)
+    if not span.has("power_w"):
+        return _counter_levels(span)
     power: FloatArray = np.asarray(span.values("power_w"))
     index = distinct_updates(span.t_ns, power, around.sensor.update_period_s)
     if len(index) < 2:
@@ -234,9 +317,20 @@ def _levels(around: _Surroundings, t0_ns: int, t1_ns: int) -> tuple[float, float
     return float(np.mean(chosen)), spread / math.sqrt(len(chosen)), len(chosen)
 
 
+def _counter_levels(span: Trace) -> tuple[float, float, int] | None:
+    """Mean power from the first to the last tick of a span, its standard uncertainty from when these ticks were, and their number."""
+    series = CounterSeries.of(span.t_ns, np.asarray(span.values("energy_j"))) if span.has("energy_j") else None
+    if series is None or len(series.tick_s) < 2 or len(series.reset_s):
+        return None
+    span_s = float(series.tick_s[-1] - series.tick_s[0])
+    power_w = float(series.tick_j[-1] - series.tick_j[0]) / span_s
+    u_j = math.hypot(power_w * math.sqrt(2) * series.tick_jitter_s, series.resolution_j / math.sqrt(6))
+    return power_w, u_j / span_s, len(series.tick_s)
+
+
 def _lowest_level(around: _Surroundings) -> IdlePower:
     """Without room beside the window: the lowest reading around, with an uncertainty that says how little is known."""
-    power = np.asarray(around.trace.values("power_w"))
+    power = np.asarray(around.trace.values("power_w")) if around.trace.has("power_w") else np.zeros(0)
     known = power[np.isfinite(power)]
     if not len(known):
         return IdlePower.constant(0.0, u_w=0.0, identity=f"none|{around.window.id}")
@@ -249,13 +343,51 @@ def _state_gates(around: _Surroundings, baseline: IdlePower | None) -> tuple[Gat
     trace, window = around.trace, around.window
     counters = {name: np.asarray(trace.values(name)) for name in trace.channels if name.endswith("_ns")}
     reasons = np.asarray(trace.values("event_reasons")) if trace.has("event_reasons") else None
-    gates = list(throttle_gates(trace.t_ns, reasons, counters, window.t0_ns, window.t1_ns, scope=window.id))
     inside = trace.between(window.t0_ns, window.t1_ns)
+    gates = [*_read_gates(inside, window.id), *throttle_gates(trace.t_ns, reasons, counters, window.t0_ns, window.t1_ns, scope=window.id)]
     if trace.has("utilisation_ratio") and trace.has("power_w") and baseline is not None:
         busy, power = (np.asarray(inside.values(name)) for name in ("utilisation_ratio", "power_w"))
         idle_w = float(baseline.at(np.array([window.t0_ns]))[0])
         gates.append(stall_gate(busy, power, idle_w, u_idle_w=baseline.u_w, scope=window.id))
     return tuple(gates)
+
+
+def _coverage_gates(around: _Surroundings, energies: WindowEnergies) -> tuple[Gate, ...]:
+    """A sensor that looks away part of the time sees a constant load as it is; of one that comes and goes in step with it, anything."""
+    window, share = around.window, energies.coverage
+    inside = around.trace.between(window.t0_ns, window.t1_ns)
+    if share >= 1 or not inside.has("utilisation_ratio"):
+        return ()
+    busy = np.asarray(inside.values("utilisation_ratio"))
+    known = busy[np.isfinite(busy)]
+    typical = float(np.median(known)) if len(known) else 0.0  # the first readings still show what was before the window
+    passed = typical >= BUSY_THROUGHOUT
+    return (
+        Gate(
+            name="sensor coverage", scope=window.id, measured=typical, limit=BUSY_THROUGHOUT, unit="1", passed=passed,
+            reason=f"the power sensor looks at {share:.0%} of the time, and the device was typically {typical:.0%} busy in the window "
+            f"(limit: at least {BUSY_THROUGHOUT:.0%})" + ("" if passed else ": what a load in step with the sensor hides from it cannot be known"),
+            remedy="" if passed else "use the energy counter (a longer window has more of its ticks), or keep the device busy throughout",
+        ),
+    )  # fmt: skip
+
+
+def _read_gates(inside: Trace, scope: str) -> tuple[Gate, ...]:
+    """Which share of the reads that energy rests on failed, and why; a warning, because what matters are the gaps they leave."""
+    failed = {name: inside.errors(name) for name in ("power_w", "energy_j") if inside.has(name)}
+    if not len(inside) or not failed:
+        return ()
+    name, codes = max(failed.items(), key=lambda channel: int(np.count_nonzero(channel[1])))
+    n = int(np.count_nonzero(codes))
+    why = f", most often with {describe_error(int(np.bincount(codes[codes != READ_OK]).argmax()))}" if n else ""
+    passed = n <= MAX_FAILED_READS * len(codes)
+    return (
+        Gate(
+            name="failed reads", scope=scope, measured=n / len(codes), limit=MAX_FAILED_READS, unit="1", passed=passed, warning=True,
+            reason=f"{n} of {len(codes)} reads of '{name}' in the window failed (limit {MAX_FAILED_READS:.0%}){why}",
+            remedy="" if passed else "see the system's log for the device's errors; the gaps that failed reads leave are judged apart",
+        ),
+    )  # fmt: skip
 
 
 def _stale_gates(data: RunData, around: _Surroundings) -> tuple[Gate, ...]:
@@ -270,10 +402,12 @@ def _stale_gates(data: RunData, around: _Surroundings) -> tuple[Gate, ...]:
     return (stale_gate(trace.t_ns, power, busy, window.t0_ns, window.t1_ns, update_period_s=update_s, scope=window.id),)
 
 
-def no_baseline_gate(window: WindowRecord) -> Gate:
+def no_baseline_gate(data: RunData, window: WindowRecord) -> Gate:
     """Net energy needs to know what idle is."""
+    absent = data.instrument(window.instrument).absent.get("power_w", "")
     return Gate(
         name="idle baseline", scope=window.id, measured=0.0, limit=1.0, unit="baselines", passed=False,
-        reason="no idle baseline was measured for this window, so idle energy cannot be subtracted",
-        remedy="request the 'idle_baseline' fixture, or use gross energy",
+        reason="no idle baseline was measured for this window, so idle energy cannot be subtracted"
+        + (f"; idle power cannot be measured here: {absent}" if absent else ""),
+        remedy="use gross energy" if absent else "request the 'idle_baseline' fixture, or use gross energy",
     )  # fmt: skip

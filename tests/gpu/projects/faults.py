@@ -1,4 +1,4 @@
-"""One window per fault, at its scheduled time: 1.3 s of work in 1.5 s, and 1.5 s of rest. No baseline, so gross energy only."""
+"""One window per fault, at its scheduled time: 1.27 s of work in 1.5 s, and 1.5 s of rest. No baseline, so gross energy only."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ BUDGET_J = 600.0
 STARTS = (CLEAN, RESET, ERRORS, SILENT, STALE, THERMAL_BIT, THERMAL_COUNTER, POWER_CAP, LOST)
 
 
-def spans(name: str, value: float, rest: float, *starts: float, margin: float = 0.1) -> str:
+def spans(name: str, value: float, rest: float, *starts: float) -> str:
     """The profile ``name`` at ``value`` inside windows that begin at ``starts``, and at ``rest`` between them."""
-    return "".join(f"at {t + margin} {name} {value}\nat {t + LENGTH_S - margin} {name} {rest}\n" for t in starts)
+    return "".join(f"at {t + 0.1:.3f} {name} {value}\nat {t + 1.37:.3f} {name} {rest}\n" for t in starts)
 
 
 def read_errors(t0: float, t1: float) -> str:
@@ -28,7 +28,7 @@ def read_errors(t0: float, t1: float) -> str:
 
 SCHEDULE = (
     spans("power_w", 300, 80, *STARTS)
-    + spans("utilisation_percent", 95, 0, *STARTS)
+    + spans("utilisation_percent", 100, 0, *STARTS)
     + f"counter_reset {RESET + 0.75}\n"
     + read_errors(ERRORS - 0.5, ERRORS + 2.0)
     + f"fault * 999 between {SILENT + 0.2} {SILENT + 2.2}\n"

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pytest_physics.devices.base import ReadingKind
+from pytest_physics.devices.base import SAMPLING_SHARE, ReadingKind
 from pytest_physics.metrology.response import SensorModel
 
 DELAY_S = 0.05
@@ -51,14 +51,18 @@ class _Prior:
     u_period: float = 0.1
     u_shape: float = 0.5
     """Of the window or the lag."""
-    sampling_period_s: float = 0.02
+
+    @property
+    def sampling_period_s(self) -> float:
+        """A fifth of the period and no simple fraction of it; half of that where the period is hardly known."""
+        return SAMPLING_SHARE * self.period_s * (1.0 if self.u_period < 0.3 else 0.5)
 
 
 _QUARTER = _Prior(period_s=0.1, window_s=0.025)
 _FULL = _Prior(period_s=0.1, window_s=0.1)
-_FAST = _Prior(period_s=0.02, window_s=0.01, sampling_period_s=0.005)
+_FAST = _Prior(period_s=0.02, window_s=0.01)
 _LAG = _Prior(period_s=0.1, lag_s=0.15, u_shape=1.0)
-_GENERIC = _Prior(period_s=0.1, window_s=0.1, u_period=0.5, u_shape=1.0, sampling_period_s=0.01)
+_GENERIC = _Prior(period_s=0.1, window_s=0.1, u_period=0.5, u_shape=1.0)
 """Nothing published, or (Kepler) boards that differ sixfold: T within a factor of two, from no window to a full one."""
 
 _PRIORS: Mapping[str, _Prior] = {

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pytest_physics.clock import NS_PER_S, VirtualClock
-from pytest_physics.devices.base import Channel, DeviceSpec, Fingerprint, ReadingKind
+from pytest_physics.devices.base import SAMPLING_SHARE, Channel, DeviceSpec, Fingerprint, ReadingKind
 from pytest_physics.devices.twin.draws import truncated_normal, uniform
 from pytest_physics.devices.twin.faults import Fault, latched, nearest, spoil
 from pytest_physics.devices.twin.physics import IDLE, Physics, TwinLoad
@@ -124,6 +124,7 @@ class TwinDevice:
             "faults": json.dumps([fault.to_json() for fault in self.faults]),
             "power_limit_w": str(self.preset.card.power_limit_w),
             "memory_bytes": str(self.preset.card.memory_bytes),
+            **{f"true_{name}": repr(value) for name, value in self.true_sensor.items()},
         }
         return Fingerprint(kind="twin", name=self.preset.name, identity=f"TWIN-{self.preset.name}-{self.seed}-{digest}", details=details)
 
@@ -144,7 +145,7 @@ class TwinDevice:
     @property
     def sampling_period_s(self) -> float:
         """A fifth of the update period."""
-        return self.preset.power.update_period_s / 5
+        return SAMPLING_SHARE * self.preset.power.update_period_s
 
     # --- load --------------------------------------------------------------------------------------------------------
 
@@ -259,6 +260,20 @@ class TwinDevice:
         are not in it.
         """
         return self._physics.idle_power_w
+
+    @property
+    def true_sensor(self) -> Mapping[str, float]:
+        """What this specimen's power sensor really is: period, window, lag, delay and the card's rise in seconds, gain, offset in watts."""
+        sensor = self._power
+        return {
+            "update_period_s": sensor.comb.period_ns * 1e-9,
+            "window_s": sensor.window_s,
+            "lag_s": sensor.lag_s,
+            "delay_s": sensor.delay_s,
+            "rise_s": self.preset.card.electrical_s,
+            "gain": sensor.gain,
+            "offset_w": sensor.offset_w,
+        }
 
     def truth_table(self) -> NDArray[np.void]:
         """Everything that happened until now, by segment; see :mod:`~pytest_physics.devices.twin.truth`."""

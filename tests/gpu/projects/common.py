@@ -1,4 +1,4 @@
-"""What every project here needs: the card's script, written at the last moment, and the fixtures that play it.
+"""What every project here needs (its conftest): the card's script, written at the last moment, and the fixtures that play it.
 
 ``card.txt`` is the card. A module may add statements in ``SCHEDULE``, whose times count from the start of its run; otherwise its tests
 move the card's true power themselves, with ``draw``.

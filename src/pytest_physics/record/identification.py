@@ -1,0 +1,123 @@
+"""Identify a power sensor from the recorded samples and windows of one phase.
+
+The phase holds a random-telegraph load: each of its windows named :data:`LOAD_ON` is one stretch with the load on, stamped by the host
+after synchronisation. Everything else follows from the trace. Where an analysis refuses, the estimate has no value and carries the
+refusal as its gate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_physics.metrology.quality import Quality
+from pytest_physics.metrology.refusal import RefusedError
+from pytest_physics.metrology.response import SensorModel
+from pytest_physics.metrology.sensor_fit import Load, SensorFit, Shape, fit_sensor
+from pytest_physics.metrology.uncertainty import Component, Estimate
+from pytest_physics.metrology.update_period import UpdatePeriod, fit_update_period, readings_on_comb
+from pytest_physics.record.data import RunData
+from pytest_physics.record.schema import PhaseRecord
+
+LOAD_ON = "load on"
+"""Name of the windows of a telegraph phase."""
+TIMING_DOF = 50.0
+"""Degrees of freedom of fitted times: hundreds of readings, a handful of parameters, and a systematic floor known to 10 %."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identification:
+    """What a telegraph phase tells of the sensor."""
+
+    period: UpdatePeriod
+    fit: SensorFit
+    resolution_w: float
+
+    @property
+    def model(self) -> SensorModel:
+        """The identified sensor."""
+        return self.fit.to_sensor_model(self.period, resolution_w=self.resolution_w)
+
+
+def identify(data: RunData, phase: PhaseRecord) -> Identification:
+    """Update period, window, lag and delay from one telegraph phase; raises ``RefusedError`` where the data cannot tell."""
+    key = f"identification|{phase.id}"
+    if key not in data.memory:
+        data.memory[key] = _identified(data, phase)
+    found: Identification | RefusedError = data.memory[key]
+    if isinstance(found, RefusedError):
+        raise found
+    return found
+
+
+def _identified(data: RunData, phase: PhaseRecord) -> Identification | RefusedError:
+    trace = data.trace(phase.instrument).between(phase.t0_ns, int(phase.t1_ns or phase.t0_ns))
+    before, after = np.asarray(trace.rows["t_before_ns"]), np.asarray(trace.rows["t_after_ns"])
+    power = np.asarray(trace.values("power_w"))
+    channel = next(c for c in data.instrument(phase.instrument).channels if c.name == "power_w")
+    try:
+        period = fit_update_period(before, after, power, scope=phase.instrument)
+        readings = readings_on_comb(before, after, power, period)
+        load = _load(data, phase, readings.origin_ns)
+        fit = fit_sensor(readings, load, update_period_s=period.period_s, scope=phase.instrument)
+    except RefusedError as refusal:
+        return refusal
+    return Identification(period=period, fit=fit, resolution_w=channel.resolution)
+
+
+def _load(data: RunData, phase: PhaseRecord, origin_ns: int) -> Load:
+    edges = [t for w in data.windows_in(phase.id) if w.name == LOAD_ON for t in (w.t0_ns, w.t1_ns)]
+    if len(edges) < 2:
+        raise ValueError(f"phase '{phase.id}' has no windows named '{LOAD_ON}'; it does not hold a telegraph load.")
+    edge_s = (np.array(edges, np.int64) - origin_ns) * 1e-9
+    return Load(edge_s=edge_s, level=np.resize([0.0, 1.0], len(edges) + 1))
+
+
+def timing_estimate(data: RunData, phase: PhaseRecord, quantity: str) -> Estimate:
+    """One property of the sensor as an estimate: ``update_period_s``, ``window_s``, ``lag_s``, ``delay_s`` or ``dead_fraction``."""
+    try:
+        found = identify(data, phase)
+    except RefusedError as refusal:
+        return Estimate(
+            value=math.nan, unit=_UNITS[quantity], quality=Quality.NO_DATA, estimator="refused", gates=(refusal.gate,)
+        )  # fmt: skip
+    value, u, unit = QUANTITIES[quantity](found)
+    spread = Component(label="fit", source=f"{quantity}|{phase.id}", contribution=u, dof=TIMING_DOF, evaluation="A")
+    shape = "comb fit" if quantity == "update_period_s" else f"telegraph fit, {found.fit.best.named_shape.value}"
+    return Estimate(value=value, unit=unit, components=(spread,), quality=Quality.GOOD, estimator=shape)
+
+
+def _dead_fraction(found: Identification) -> tuple[float, float, str]:
+    """1 − W_eff / T, with the uncertainty of both; 0 for a sensor that looks all the time."""
+    model = found.model
+    width_s, u_width = max((model.window_s, model.u_window_s), (2 * model.lag_s, 2 * model.u_lag_s))
+    ratio = width_s / model.update_period_s
+    u = math.hypot(u_width / model.update_period_s, ratio * model.u_update_period_s / model.update_period_s)
+    return max(0.0, 1 - ratio), u if ratio < 1 else 0.0, "1"
+
+
+def _window(found: Identification) -> tuple[float, float, str]:
+    """W; a box that only stands for the card's own electrical rise is none of the sensor's."""
+    best = found.fit.best
+    return (0.0 if best.named_shape is Shape.LAG else best.window_s), best.u_window_s, "s"
+
+
+def _delay(found: Identification) -> tuple[float, float, str]:
+    """d; for a lag the card's rise, fitted as a small box, delays the reading by half of it."""
+    best = found.fit.best
+    rise_s = best.window_s / 2 if best.named_shape is Shape.LAG else 0.0
+    return best.delay_s + rise_s, best.u_delay_s, "s"
+
+
+QUANTITIES: dict[str, Callable[[Identification], tuple[float, float, str]]] = {
+    "update_period_s": lambda found: (found.period.period_s, found.period.u_period_s, "s"),
+    "window_s": _window,
+    "lag_s": lambda found: (found.fit.best.lag_s, found.fit.best.u_lag_s, "s"),
+    "delay_s": _delay,
+    "dead_fraction": _dead_fraction,
+}
+"""Value, standard uncertainty and unit of each property."""
+_UNITS = dict.fromkeys(QUANTITIES, "s") | {"dead_fraction": "1"}
