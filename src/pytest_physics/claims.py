@@ -28,6 +28,9 @@ ERRORS: dict[Verdict, type[Exception]] = {
 SEVERITY = (Verdict.VALIDATED, Verdict.NOT_TESTED, Verdict.INCONCLUSIVE, Verdict.INVALID, Verdict.REFUTED)
 """From best to worst; several comparisons in one test end as the worst."""
 
+PREREQUISITE = "prerequisite claim"
+"""Name of the gate of a required claim."""
+
 MAX_SLUG = 80
 """Longest id made from a node id, in characters; of longer ones the end is kept, after a digest."""
 
@@ -161,18 +164,7 @@ class Judge:
         return gates
 
     def _prerequisite(self, claim_id: str) -> Gate:
-        verdict = self.book.verdict_of(claim_id)
-        shown = verdict.value if verdict else "not judged in this run"
-        return Gate(
-            name="prerequisite claim",
-            scope=claim_id,
-            measured=None,
-            limit=None,
-            unit="",
-            passed=verdict is Verdict.VALIDATED,
-            reason=f"claim '{claim_id}' is {shown} (needed: VALIDATED)",
-            remedy=f"run and mend '{claim_id}' first, in the same session",
-        )
+        return prerequisite_gate(claim_id, self.book.verdict_of(claim_id))
 
     def _base(self, **fields: Any) -> ClaimRecord:  # noqa: ANN401 -- fields of the record, checked by it
         number = len(self.records) + 1
@@ -191,6 +183,21 @@ class Judge:
         self.records.append(record)
         self.book.record_claim(record)
         return record
+
+
+def prerequisite_gate(claim_id: str, verdict: Verdict | None) -> Gate:
+    """Gate of a claim that another one requires, by its verdict so far; None where it was not judged."""
+    shown = verdict.value if verdict else "not judged in this run"
+    return Gate(
+        name=PREREQUISITE,
+        scope=claim_id,
+        measured=None,
+        limit=None,
+        unit="",
+        passed=verdict is Verdict.VALIDATED,
+        reason=f"claim '{claim_id}' is {shown} (needed: VALIDATED)",
+        remedy=f"run and mend '{claim_id}' first, in the same session",
+    )
 
 
 def worst_of(records: Sequence[ClaimRecord]) -> ClaimRecord | None:
@@ -224,12 +231,15 @@ def explain(record: ClaimRecord) -> str:
 
 
 def slug(node_id: str) -> str:
-    """A claim id from a node id: its parts, joined by dots, in letters, digits and dots of any script; at most :data:`MAX_SLUG` of them.
+    """A claim id from a node id: file, class and name in letters and digits of any script, joined by dots; at most :data:`MAX_SLUG` long.
+
+    Folders are left out, so that an id does not change with the place from which pytest was started.
 
     >>> slug("bench/test_gain.py::test_gain[8-fp16]"), slug("test_a.py::TestPower::test_größe")
-    ('bench.gain.gain-8-fp16', 'a.TestPower.größe')
+    ('gain.gain-8-fp16', 'a.TestPower.größe')
     """
-    parts = [part.removesuffix(".py").removeprefix("test_") for part in re.split(r"/|::", node_id)]
+    file, *names = node_id.split("::")
+    parts = [part.removeprefix("test_") for part in (file.rpartition("/")[2].removesuffix(".py"), *names)]
     name = ".".join(filter(None, (re.sub(r"[^\w.]+|_+", "-", part).strip("-") for part in parts))) or "claim"
     digest = hashlib.sha256(node_id.encode()).hexdigest()[:8]
     return name if len(name) <= MAX_SLUG else f"{digest}-{name[9 - MAX_SLUG :]}"

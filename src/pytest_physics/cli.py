@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pytest_physics.errors import PhysicsError
+from pytest_physics.errors import PhysicsError, RecordError
 
 app = typer.Typer(
     name="pytest-physics",
@@ -36,22 +38,26 @@ def verify(run: RunArgument) -> None:
         typer.secho(f"differs: {finding.where} {finding.problem}", fg="red")
     if len(found.findings) > MAX_FINDINGS:
         typer.secho(f"… and {len(found.findings) - MAX_FINDINGS} more differences", fg="red")
-    if not found.passed:
+    if found.findings:
         typer.secho(f"{run} does not follow from its raw artifacts: do not use its numbers.", fg="red", bold=True)
+    else:
+        typer.secho(f"{run}: every number and verdict follows from the raw artifacts.", fg="green", bold=True)
+    if found.incomplete:
+        typer.secho(f"{run} is incomplete: {found.incomplete}.", fg="yellow", bold=True)
+    if not found.passed:
         raise typer.Exit(EXIT_FAILED)
-    typer.secho(f"{run}: every number and verdict follows from the raw artifacts.", fg="green", bold=True)
 
 
 @app.command()
 def report(run: RunArgument) -> None:
-    """Build the HTML report of RUN again, from its artifacts, and bring its manifest up to date."""
-    from pytest_physics.record.writer import RunWriter
+    """Build the HTML report of RUN again, from its artifacts, and bring its line in the manifest up to date."""
+    from pytest_physics.record.reader import REPORT
+    from pytest_physics.record.writer import renew_manifest
     from pytest_physics.report.build import build_report
 
-    typer.echo(build_report(run))
-    writer = RunWriter(run)
-    writer.manifest()
-    writer.close()
+    with _artifacts(run):
+        typer.echo(build_report(run))
+    renew_manifest(run, REPORT)
 
 
 @app.command()
@@ -63,8 +69,9 @@ def export(
     """Write RUN in other formats: TR122's CSV and JSONL schemas, Parquet."""
     from pytest_physics.record.export import export_run
 
-    for path in export_run(run, output, formats=tuple(part.strip() for part in formats.split(",") if part.strip())):
-        typer.echo(path)
+    with _artifacts(run):
+        for path in export_run(run, output, formats=tuple(part.strip() for part in formats.split(",") if part.strip())):
+            typer.echo(path)
 
 
 @app.command()
@@ -74,6 +81,17 @@ def doctor() -> None:
 
     for line in doctor_lines():
         typer.echo(line)
+
+
+@contextmanager
+def _artifacts(run: Path) -> Iterator[None]:
+    """Records that contradict one another break arithmetic anywhere: one line, not a traceback."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise RecordError(
+            f"the artifacts of {run} contradict one another ({type(error).__name__}: {error}); 'pytest-physics verify {run}' says where."
+        ) from error
 
 
 def main() -> None:

@@ -16,9 +16,9 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pytest_physics.errors import ConfigurationError
 
@@ -29,13 +29,13 @@ PROFILES: tuple[str, ...] = get_args(Profile)
 class Section(BaseModel):
     """Base of all sections: immutable, and unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SamplingSettings(Section):
     """How instruments are sampled."""
 
-    period_s: float | None = Field(default=None, gt=0, le=10)
+    period_s: float | None = Field(default=None, ge=0.001, le=10)
     """Grid period in seconds; None takes what the device's sensor needs."""
     gap_threshold_s: float = Field(default=0.25, gt=0)
     """An interval between valid samples longer than this is a gap (TR122: 0.25 s)."""
@@ -80,6 +80,12 @@ class SoakSettings(Section):
     """The load is stopped at this temperature …"""
     resume_c: float = Field(default=80.0, gt=0)
     """… and may go on below this one."""
+
+    @model_validator(mode="after")
+    def _resume_below_trip(self) -> Self:
+        if not self.resume_c < self.trip_c:
+            raise ValueError(f"'resume_c' must be below 'trip_c' ({self.trip_c})")
+        return self
 
 
 class HostSettings(Section):

@@ -27,7 +27,7 @@ from pytest_physics.metrology.response import SensorModel
 from pytest_physics.metrology.uncertainty import Estimate, Gate, Recipe
 from pytest_physics.record.environment import environment, git_state
 from pytest_physics.record.reader import trace_name
-from pytest_physics.record.recipes import baseline_record, evaluate, evidence, gates_of, latest_needed, true_value
+from pytest_physics.record.recipes import baseline_record, evaluate, evidence, gates_of, labels_behind, latest_needed, true_value
 from pytest_physics.record.schema import (
     AnchorRecord,
     BaselineRecord,
@@ -404,6 +404,10 @@ class Session:
     def result(self, experiment: str, quantity: str, estimate: Estimate, **coordinates: Label) -> Estimate:
         """Record an estimate that an experiment reports, and return it; it is computed anew from its recipe."""
         estimate = self.evaluate(estimate.recipe)
+        labels = labels_behind(estimate.recipe, self)
+        for key, value in coordinates.items():
+            if labels.get(key, value) != value:
+                raise ValueError(f"coordinate {key}={value!r} of '{quantity}' contradicts its windows, which have {key}={labels[key]!r}.")
         record = ResultRecord(
             id=f"r{len(self.results) + 1}", experiment=experiment, quantity=quantity, coordinates=coordinates,
             estimate=EstimateRecord.of(estimate), gates=[GateRecord.of(gate) for gate in condensed(estimate.gates)],

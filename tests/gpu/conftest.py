@@ -69,9 +69,7 @@ class Run:
         shutil.copy(PROJECTS / "common.py", directory / "conftest.py")
         shutil.copy(PROJECTS / f"{project}.py", directory / f"test_{project}.py")
         (directory / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\nfilterwarnings = error\n")
-        (directory / "physics.toml").write_text(
-            f"[baseline]\nsettle_s = 0.3\nduration_s = {baseline_s}\n[sampling]\nmax_wait_s = 1.0\n"
-        )
+        (directory / "physics.toml").write_text(f"[baseline]\nsettle_s = 0.3\nduration_s = {baseline_s}\n[sampling]\nmax_wait_s = 1.0\n")
         (directory / "card.txt").write_text(card_text or "")
         script = directory / "script.txt"
         around = fakenvml.environment(script) if card_text is not None else {**os.environ, fakenvml.SCRIPT_VARIABLE: str(script)}
@@ -124,7 +122,13 @@ class Run:
 
     @cached_property
     def claims(self) -> dict[str, ClaimRecord]:
-        return {claim.id: claim for claim in self.reader.claims}
+        """By the test's name without ``test_``; further comparisons of a test with #2, #3."""
+        found: dict[str, ClaimRecord] = {}
+        for claim in self.reader.claims:
+            name = claim.test.rpartition("::test_")[2]
+            n = sum(known.partition("#")[0] == name for known in found) + 1
+            found[name if n == 1 else f"{name}#{n}"] = claim
+        return found
 
     @cached_property
     def windows(self) -> dict[str, WindowRecord]:

@@ -12,7 +12,7 @@ def run(runs, card):
 
 def test_what_needs_power_is_not_tested(run):
     """By marker, by fixture and by sensor: NOT_TESTED, with NVML's words and why the average is not put in its place."""
-    for claim in ("needs-power", "needs-baseline", "needs-sensor"):
+    for claim in ("power", "baseline", "sensor"):
         assert run.verdicts[claim] == "NOT_TESTED"
         assert "NVML field 186 answers Not Supported" in run.claims[claim].reason
         assert "'power_average_w', is another quantity" in run.claims[claim].reason

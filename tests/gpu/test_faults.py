@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-VALID = ("clean", "counter-reset", "read-errors", "power-cap", "still-valid")
+VALID = ("clean", "counter_reset", "read_errors", "power_cap", "the_first_window_is_still_valid")
 SPOILT = {
-    "counter-alone": {"data quality", "energy counter"},
+    "counter_reset_insisted": {"data quality", "energy counter"},
     "silence": {"data quality", "sampling gaps"},
     "stale": {"stale sensor"},
-    "thermal-bit": {"thermal throttling"},
-    "thermal-counter": {"thermal throttling"},
-    "foreign": {"idle foreign processes", "idle duration"},
+    "thermal_bit": {"thermal throttling"},
+    "thermal_counter": {"thermal throttling"},
+    "foreign_process": {"idle foreign processes", "idle duration"},
     "lost": {"data quality", "sampler", "thermal throttling", "power brake"},
-    "baseline-after-loss": {"data quality", "idle baseline", "idle updates"},
+    "baseline_after_the_loss": {"data quality", "idle baseline", "idle updates"},
 }
 
 
@@ -63,8 +63,8 @@ def test_counters_are_right_where_they_were_not_reset(run, name, expanded_withou
 def test_a_counter_that_was_reset_gives_no_energy(run):
     """Nor a negative one: the counter's estimate has no value, its gate says why, and the integral is used in its place."""
     assert run.energy("counter reset", "counter").value is None
-    assert "went backwards" in run.failed_gates("counter-alone")["energy counter"]
-    assert not run.claims["counter-reset"].estimate.estimator.startswith("counter")
+    assert "went backwards" in run.failed_gates("counter_reset_insisted")["energy counter"]
+    assert not run.claims["counter_reset"].estimate.estimator.startswith("counter")
     assert all((result.estimate.value or 0) >= 0 for result in run.reader.results)
 
 
@@ -72,7 +72,7 @@ def test_one_failed_read_in_five_is_shown(run):
     """The share that failed is measured, and a warning tells it with the driver's error."""
     (failed,) = (result.estimate.value for result in run.reader.results if result.quantity == "failed reads")
     assert 0.1 < failed < 0.35
-    assert "an unknown error (code 999)" in run.failed_gates("read-errors", warnings=True)["failed reads"]
+    assert "an unknown error (code 999)" in run.failed_gates("read_errors", warnings=True)["failed reads"]
 
 
 def test_two_seconds_without_a_read_are_a_gap(run):
@@ -97,19 +97,19 @@ def test_the_stale_gate_is_silent_elsewhere(run):
 
 def test_thermal_slowdown_is_named(run):
     """By its bit where the mask showed it, by its counter where only that did."""
-    assert "SOFTWARE_THERMAL_SLOWDOWN" in run.failed_gates("thermal-bit")["thermal throttling"]
-    assert "'thermal_ns' rose by 60" in run.failed_gates("thermal-counter")["thermal throttling"]
+    assert "SOFTWARE_THERMAL_SLOWDOWN" in run.failed_gates("thermal_bit")["thermal throttling"]
+    assert "'thermal_ns' rose by 60" in run.failed_gates("thermal_counter")["thermal throttling"]
 
 
 def test_a_power_cap_is_a_warning(run):
     """The result stands, with the cap beside it."""
-    assert run.failed_gates("power-cap") == {}
-    assert "SOFTWARE_POWER_CAP" in run.failed_gates("power-cap", warnings=True)["power cap"]
+    assert run.failed_gates("power_cap") == {}
+    assert "SOFTWARE_POWER_CAP" in run.failed_gates("power_cap", warnings=True)["power cap"]
 
 
 def test_a_foreign_process_is_counted(run):
     """The baseline's gate has the number of processes."""
-    (gate,) = (gate for gate in run.claims["foreign"].gates if gate.name == "idle foreign processes")
+    (gate,) = (gate for gate in run.claims["foreign_process"].gates if gate.name == "idle foreign processes")
     assert gate.measured == 1
     assert "1 foreign" in gate.reason
 
@@ -118,7 +118,7 @@ def test_a_lost_gpu_leaves_no_data(run):
     """Neither in the window in which it was lost nor afterwards, and the error has its name."""
     assert run.energy("lost", "counter").value is None
     assert run.energy("lost", "power").value is None
-    assert run.verdicts["after-the-loss"] == "INVALID"
+    assert run.verdicts["after_the_loss"] == "INVALID"
     assert "the GPU is lost (code 15)" in run.failed_gates("lost", warnings=True)["failed reads"]
 
 
@@ -126,4 +126,4 @@ def test_a_baseline_without_updates_has_no_mean(run):
     """It is on record all the same, and refuses whatever wants to subtract it."""
     baseline = run.reader.baselines[-1]
     assert (baseline.n, baseline.mean_w) == (0, None)
-    assert "0 updates" in run.failed_gates("baseline-after-loss")["idle updates"]
+    assert "0 updates" in run.failed_gates("baseline_after_the_loss")["idle updates"]

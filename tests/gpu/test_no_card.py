@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import pytest
 
 CASES = {
@@ -9,6 +11,15 @@ CASES = {
     "no driver": ("init_return 9\n{card}", "the NVIDIA kernel driver is not loaded", "modprobe nvidia"),
     "MIG": ("{card}mig 1\n", "MIG mode", "Switch MIG off"),
 }
+
+
+def has_library() -> bool:
+    """Whether this machine has NVML of its own."""
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="session", params=CASES)
@@ -19,6 +30,8 @@ def case(request):
 @pytest.fixture(scope="session")
 def script(case, card):
     text = CASES[case][0]
+    if text is None and has_library():
+        pytest.skip("this machine has a real NVML library, which cannot be taken away")
     return None if text is None else text.format(card=card())
 
 

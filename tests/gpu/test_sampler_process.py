@@ -18,14 +18,14 @@ def test_before_and_between_everything_is_valid(sampler_run):
 
 def test_a_suspension_is_a_gap(sampler_run):
     """GAPPY, with the second that is missing."""
-    assert sampler_run.verdicts["suspended-for-a-second"] == "INVALID"
+    assert sampler_run.verdicts["suspended_for_a_second"] == "INVALID"
     assert sampler_run.energy("suspended", "counter").quality == "GAPPY"
-    assert "the longest 1" in sampler_run.failed_gates("suspended-for-a-second")["sampling gaps"]
+    assert "the longest 1" in sampler_run.failed_gates("suspended_for_a_second")["sampling gaps"]
 
 
 def test_numbers_wait_for_a_suspended_sampler_and_then_refuse(sampler_run):
     """What the next sample would change is not put on record: the claim is INVALID without an estimate."""
-    claim = sampler_run.claims["suspended-and-not-continued"]
+    claim = sampler_run.claims["suspended_and_not_continued"]
     assert claim.verdict == "INVALID"
     assert claim.estimate is None
     assert "has given no sample for 1 s (limit 'sampling.max_wait_s'" in claim.reason
@@ -49,5 +49,5 @@ def test_the_record_says_how_the_sampler_ended(sampler_run):
 
 def test_no_baseline_comes_from_a_dead_sampler(sampler_run):
     """Asking for one gives a refusal, not an exception."""
-    assert sampler_run.verdicts["no-baseline-without-a-sampler"] == "INVALID"
-    assert "0 updates" in sampler_run.failed_gates("no-baseline-without-a-sampler")["idle updates"]
+    assert sampler_run.verdicts["no_baseline_without_a_sampler"] == "INVALID"
+    assert "0 updates" in sampler_run.failed_gates("no_baseline_without_a_sampler")["idle updates"]

@@ -13,7 +13,7 @@ import pytest_physics.active
 import pytest_physics.experiments.heat_soak
 import pytest_physics.report.build  # noqa: F401 -- loaded once here; pytester forgets what is first loaded inside a test
 
-HELPERS = '''
+HELPERS = """
 import pytest
 from pytest_physics import Estimate, Gate
 
@@ -25,15 +25,15 @@ BROKEN = Gate(
     name="planted fault", scope="this test", measured=2.0, limit=1.0, unit="W", passed=False,
     reason="power is 2 W (limit 1 W)", remedy="mend it",
 )
-'''
+"""
 """Begins the test files of a project: estimates without hardware."""
 
-CONFIG = '''
+CONFIG = """
 device = "twin:rtx4080-laptop"
 [baseline]
 settle_s = 1.0
 duration_s = 12.0
-'''
+"""
 """``physics.toml`` of a project: the twin of a card whose sensor updates ten times a second."""
 
 
@@ -51,7 +51,7 @@ class Project:
             self.pytester.makepyfile(**{name: text if name == "conftest" else HELPERS + text})
 
     def run(self, *options: str, physics: bool = True) -> pytest.RunResult:
-        """pytest in this process, with ``--physics``."""
+        """Run pytest in this process, with ``--physics``."""
         switches = ["--physics"] if physics else []
         # Hypothesis imports itself at the end of every session, a second each time
         return self.pytester.runpytest_inprocess("-p", "no:hypothesispytest", *switches, *options)
@@ -86,8 +86,22 @@ class Project:
 
 
 @pytest.fixture
-def project(pytester) -> Project:
+def project(pytester, request, monkeypatch) -> Project:
+    """A project whose reports are one line long; the page has its own tests, and 0.2 s each time would be most of ours."""
+    if "real_report" not in request.fixturenames:
+        monkeypatch.setattr("pytest_physics.report.build.build_report", _one_line)
     return Project(pytester)
+
+
+@pytest.fixture
+def real_report() -> None:
+    """Asked for by tests that want the whole page."""
+
+
+def _one_line(run: Path) -> Path:
+    path = run / "report.html"
+    path.write_text("<!doctype html>", encoding="utf-8")
+    return path
 
 
 def cases(path: Path) -> dict[str, ET.Element]:

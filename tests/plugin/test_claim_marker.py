@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_physics import Estimate
 from pytest_physics.claims import MAX_SLUG, slug
 
 
@@ -122,6 +123,18 @@ def test_wrong_arguments_are_usage_errors_that_name_the_test(project, arguments,
     assert project.runs == []
 
 
+def test_equal_files_in_two_folders_get_ids_with_a_digest(project):
+    """What an id leaves out must not make two claims one."""
+    for folder in ("a", "b"):
+        (project.path / folder).mkdir()
+        (project.path / folder / "__init__.py").touch()
+        test = "from pytest_physics import Estimate\ndef test_x(judge):\n    judge(Estimate.exact(1.0) <= 2.0)\n"
+        (project.path / folder / "test_same.py").write_text(test, encoding="utf-8")
+    assert project.run().ret == 0
+    assert len(project.verdicts) == 2
+    assert all(name.startswith("same.x-") for name in project.verdicts)
+
+
 # --- judging -----------------------------------------------------------------------------------------------------------
 
 
@@ -204,8 +217,6 @@ def test_x(before_and_after):
     )
     assert project.run().ret == 0
     with pytest.raises(TypeError, match="no truth value here"):
-        from pytest_physics import Estimate
-
         bool(Estimate.exact(1.0) <= 2.0)
 
 
@@ -225,15 +236,21 @@ def test_x(judge):
     assert project.verdicts == {"b": "VALIDATED", "b#2": "VALIDATED", "b#3": "INCONCLUSIVE"}
 
 
+SHY = """
+def test_x(judge):
+    try:
+        judge(joules(1.0) <= HIGH, needs=[BROKEN])
+    except Exception:
+        pytest.skip("shy")
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "code", "outcome"),
     [
         ("def test_x(judge):\n    with pytest.raises(AssertionError):\n        judge(joules(1.0) <= LOW)\n", 1, "failed"),
         ("def test_x(judge):\n    try:\n        judge(joules(1.0) <= NEAR)\n    except Exception:\n        pass\n", 10, "inconclusive"),
-        (
-            "def test_x(judge):\n    try:\n        judge(joules(1.0) <= HIGH, needs=[BROKEN])\n"
-            "    except Exception:\n        pytest.skip('shy')\n", 10, "invalid",
-        ),
+        (SHY, 10, "invalid"),
         ("@pytest.mark.xfail\ndef test_x(judge):\n    judge(joules(1.0) <= LOW)\n", 1, "failed"),
         ("@pytest.mark.xfail(strict=True)\ndef test_x(judge):\n    judge(joules(1.0) <= HIGH, needs=[BROKEN])\n", 10, "invalid"),
     ],

@@ -32,11 +32,17 @@ PLAIN = "def test_plain():\n    assert 1 == 1\n"
 USES = "import pytest\n@pytest.mark.claim('x')\ndef test_uses(rig, idle_baseline, heat_soaked, sensor, judge):\n    assert 1 == 2\n"
 
 
+def _python(project, code: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run ``code`` in a fresh interpreter."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, check=False, cwd=project.path, capture_output=True, text=True, timeout=120, **options)
+
+
 def _guarded(project, *options: str) -> tuple[int, str]:
     """Exit code and guard line of a pytest in a fresh interpreter."""
     code = GUARD.format(plugins=ALONE, options=list(options), heavy=HEAVY)
     environment = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PATH": "/usr/bin:/bin", "HOME": str(project.path)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=project.path, env=environment, capture_output=True, text=True, timeout=120)
+    done = _python(project, code, env=environment)
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("RESULT")] or [done.stdout + done.stderr]
     return done.returncode, line
 
@@ -51,7 +57,9 @@ def test_an_inactive_run_loads_nothing_heavy_and_starts_nothing(project):
 
 def test_the_guard_sees_modules_and_processes(project):
     """A check that cannot fire would also be silent: planted imports and a planted process are found."""
-    project.pytester.makepyfile(test_plain="import subprocess, sys, psutil\ndef test_x():\n    subprocess.run([sys.executable, '-c', ''])\n")
+    project.pytester.makepyfile(
+        test_plain="import subprocess, sys, psutil\ndef test_x():\n    subprocess.run([sys.executable, '-c', ''])\n"
+    )
     _, line = _guarded(project)
     assert "['psutil']" in line
     assert "subprocess.Popen" in line
@@ -111,7 +119,7 @@ def test_no_process_remains_after_an_active_run(project):
         "code = pytest.main(['-q', '-p', 'no:hypothesispytest', '--physics', '--physics-device', 'cpu'])\n"
         "print('RESULT', int(code), psutil.Process().children(recursive=True))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=project.path, capture_output=True, text=True, timeout=120)
+    done = _python(project, code)
     assert "RESULT 0 []" in done.stdout, done.stdout + done.stderr
 
 

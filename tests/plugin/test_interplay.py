@@ -166,15 +166,15 @@ def test_a_claim_refuted_at_its_second_attempt_stays_refuted(project):
 def test_a_flaky_marker_does_not_measure_a_refuted_claim_again(project, mark):
     """The marker runs the test again; the verdict of the first attempt is repeated, not measured anew."""
     pytest.importorskip("pytest_rerunfailures")
-    text = f"attempts = []\n{mark}\ndef test_x(judge):\n    attempts.append(1)\n    judge(joules(1.0) <= (LOW if len(attempts) == 1 else HIGH))\n"
-    result = project.run_test(text)
+    first_refuted = f"{mark}\ndef test_x(judge):\n    attempts.append(1)\n    judge(joules(1.0) <= (LOW if len(attempts) == 1 else HIGH))\n"
+    result = project.run_test("attempts = []\n" + first_refuted)
     assert result.ret == 1
     assert _attempts(project) == [(1, "REFUTED")]
     assert "RefutedClaim" in result.stdout.str()
 
 
 def test_a_statement_that_names_the_invalid_error_does_not_unlock_reruns(project):
-    """rerunfailures searches the whole message; the verdict still stands."""
+    """Its regular expression is searched in the whole message; the verdict still stands."""
     pytest.importorskip("pytest_rerunfailures")
     project.run_test("@pytest.mark.claim('InvalidMeasurement is rare', id='x')\n" + REFUTED, *ONLY_INVALID)
     assert _attempts(project) == [(1, "REFUTED")]

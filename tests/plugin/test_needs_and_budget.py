@@ -18,7 +18,9 @@ BUDGET = "@pytest.mark.energy_budget({})\ndef test_x(rig):\n    rig.gpu.sleep(1.
 )
 def test_a_missing_channel_or_instrument_makes_not_tested(project, channels, reason):
     """Skipped with the device's own reason; the test's body does not run."""
-    result = project.run_test(f"@pytest.mark.needs({channels})\n@pytest.mark.claim(id='x')\ndef test_x(rig, judge):\n    raise ValueError\n")
+    result = project.run_test(
+        f"@pytest.mark.needs({channels})\n@pytest.mark.claim(id='x')\ndef test_x(rig, judge):\n    raise ValueError\n"
+    )
     assert result.ret == 0
     assert result.parseoutcomes() == {"skipped": 1}
     (claim,) = project.claims
@@ -149,7 +151,7 @@ seen = []
 def test_one(rig, idle_baseline, sensor, judge):
     seen.append((rig, idle_baseline, sensor))
     assert idle_baseline.n > 8
-    assert sensor.period_s > 0
+    assert sensor.model.update_period_s > 0
     judge(joules(1.0) <= HIGH)
 def test_two(rig, idle_baseline, sensor, judge):
     assert all(a is b for a, b in zip(seen[0], (rig, idle_baseline, sensor)))

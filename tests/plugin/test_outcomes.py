@@ -127,7 +127,7 @@ def test_numpy(rig, judge):
     assert types <= {("builtins", "str"), ("builtins", "int"), ("builtins", "float"), ("builtins", "bool")}
 
 
-def test_the_table_shows_every_claim_and_the_summary_why_it_could_not_be_measured(project):
+def test_the_table_shows_every_claim_and_the_summary_why_it_could_not_be_measured(project, real_report):
     """Statement, numbers, verdict; the failed gate with its remedy; what is simulated; where the run is."""
     result = project.run_test(VALIDATED + REFUTED + INVALID + INCONCLUSIVE + NOT_TESTED)
     assert result.ret == 1
@@ -175,7 +175,9 @@ def test_inactive_runs_have_no_header_and_no_section(project):
     result.stdout.no_fnmatch_line("*SIMULATED*")
 
 
-@pytest.mark.parametrize("options", ["-q", "-qq", "-v", "-vv", "--tb=short", "--tb=no", "--tb=native", "--tb=line", "-s", "--no-summary", "-rA"])
+@pytest.mark.parametrize(
+    "options", ["-q", "-qq", "-v", "-vv", "--tb=short", "--tb=no", "--tb=native", "--tb=line", "-s", "--no-summary", "-rA"]
+)
 def test_output_options_change_nothing_but_the_output(project, options):
     """Every way of printing works, and the exit code stays."""
     result = project.run_test(VALIDATED + INVALID + NOT_TESTED, options)

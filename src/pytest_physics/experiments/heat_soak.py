@@ -81,7 +81,8 @@ def _soak(
     budget_ns = t0_ns + round(session.settings.soak.budget_s * NS_PER_S)
     while True:
         load.run_for(STEP_S)
-        while instrument.sampler.tripped:
+        # a sampler that died or hangs says "tripped" for ever: wait only while it samples, and no longer than the soak may last
+        while instrument.sampler.tripped and instrument.clock.now_ns() < budget_ns and _still_samples(instrument):
             instrument.sleep(COOL_STEP_S)
         # no waiting for samples here: a pause of the load would show in the temperature
         assessment = soak_assessment(session, instrument.name, t0_ns, instrument.clock.now_ns())
@@ -89,6 +90,10 @@ def _soak(
             progress(progress_line(assessment))
         if assessment.state in DONE or instrument.clock.now_ns() >= budget_ns or not instrument.sampler.is_alive():
             return
+
+
+def _still_samples(instrument: Instrument) -> bool:
+    return instrument.wait_until_sampled(instrument.clock.now_ns())
 
 
 def progress_line(assessment: SoakAssessment) -> str:

@@ -22,6 +22,4 @@ class RefusedError(PhysicsError):
 
 def refuse(name: str, *, scope: str, measured: float | None, limit: float | None, unit: str, reason: str, remedy: str) -> NoReturn:
     """Raise :class:`RefusedError` for the condition ``name``."""
-    raise RefusedError(
-        Gate(name=name, scope=scope, measured=measured, limit=limit, unit=unit, passed=False, reason=reason, remedy=remedy)
-    )
+    raise RefusedError(Gate(name=name, scope=scope, measured=measured, limit=limit, unit=unit, passed=False, reason=reason, remedy=remedy))

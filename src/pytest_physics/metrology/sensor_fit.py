@@ -1,10 +1,10 @@
 """What lies between true power and a reading: window, lag and delay of a sensor, fitted to readings under a known load.
 
-Model: ``y_k = b + g · (h ∗ u)(t_k − d) + e_k`` at update instants t_k, with u the known piecewise-constant load, and h of unit area: a box of
-width W, a first-order lag τ, or box ∗ lag. With cumulative integral I(t) of u, the box gives ``[I(t) − I(t − W)] / W``; the lag follows
-exactly from edge to edge, and its integral is ``I(t) − τ (l(t) − l_0)``. Gain and offset are linear and profiled out with g > 0; the rest
-comes from a coarse grid, then least squares; covariance is the sandwich ``(JᵀJ)⁻¹ Jᵀ diag(r²) J (JᵀJ)⁻¹``, widened by the systematic
-floor u = max(0.1 ms, 0.5 % of τ), because edges of a load are not infinitely steep.
+Model: ``y_k = b + g · (h ∗ u)(t_k − d) + e_k`` at update instants t_k, with u the known piecewise-constant load, and h of unit area:
+a box of width W, a first-order lag τ, or box ∗ lag. With the cumulative integral I(t) of u, the box gives ``[I(t) − I(t − W)] / W``;
+the lag follows exactly from edge to edge, and its integral is ``I(t) − τ (l(t) − l_0)``. Gain and offset are linear and profiled out
+with g > 0; the rest comes from a coarse grid, then least squares; covariance is the sandwich ``(JᵀJ)⁻¹ Jᵀ diag(r²) J (JᵀJ)⁻¹``, widened
+by the systematic floor u = max(0.1 ms, 0.5 % of τ), because edges of a load are not infinitely steep.
 
 The shape is chosen by BIC: box or lag, the better of the two if ΔBIC > 10 (else both are reported, ``ambiguous``), and box ∗ lag only if
 it beats that by more than 10. A lag below 3 ms beside a box is the card's own electrical rise and does not change the shape's name.
@@ -27,13 +27,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
-from pytest_physics.metrology.repetition import circular_discrepancy
 from pytest_physics.metrology.refusal import refuse
+from pytest_physics.metrology.repetition import circular_discrepancy
 from pytest_physics.metrology.response import SensorModel
 from pytest_physics.metrology.uncertainty import Gate, coverage_factor
 from pytest_physics.metrology.update_period import Readings, UpdatePeriod
@@ -143,6 +144,12 @@ class ModelFit:
     def width_s(self) -> float:
         """The parameter that names the kernel: τ for a lag, else W."""
         return self.lag_s if self.shape is Shape.LAG else self.window_s
+
+    def same_as(self, other: ModelFit, delay_s: float) -> bool:
+        """Whether both are one minimum: widths within 10 %, delays within ``delay_s`` (or 10 % of the width)."""
+        wide_s = max(self.width_s, other.width_s)
+        near = abs(self.width_s - other.width_s) <= SAME_SHARE * wide_s
+        return near and abs(self.delay_s - other.delay_s) <= max(delay_s, SAME_SHARE * wide_s)
 
     @property
     def named_shape(self) -> Shape:
@@ -287,8 +294,7 @@ def fit_sensor(
     both = search.combined(box[0], lag[0])
     winner = min((box, lag), key=lambda minima: minima[0].bic)
     best = both if both.bic < winner[0].bic - DECISIVE_BIC else winner[0]
-    if best is not both:
-        _check_unique(winner, scope)
+    _check_unique(winner, scope)
     fits = tuple(sorted((box[0], lag[0], both), key=lambda fit: fit.bic))
     return SensorFit(best=best, fits=fits, ambiguous=best is not both and abs(box[0].bic - lag[0].bic) <= DECISIVE_BIC)
 
@@ -345,13 +351,13 @@ class _Search:
             m = response(self.load, shifted, window_s=window_s, lag_s=lag_s)
             gain, offset = self.linear(m)
             cost[row] = ((self.y - offset[:, None] - gain[:, None] * m) ** 2).sum(axis=-1)
-        starts = _local_minima(cost.min(axis=1))[:POLISHED]
-        fits = sorted(
-            (self.polished(shape, [self.widths_s[row], self.delays_s[cost[row].argmin()]]) for row in starts), key=lambda fit: fit.bic
-        )
+        rows = _local_minima(cost.min(axis=1))[:POLISHED]
+        starts = [(row, column) for row in rows for column in _local_minima(cost[row])[: POLISHED if row == rows[0] else 1]]
+        fits = sorted((self.polished(shape, [self.widths_s[row], self.delays_s[column]]) for row, column in starts), key=lambda f: f.bic)
+        same_delay_s = 2 * float(self.delays_s[1] - self.delays_s[0])
         separate: list[ModelFit] = []
         for fit in fits:
-            if all(abs(fit.width_s - kept.width_s) > SAME_SHARE * kept.width_s for kept in separate):
+            if not any(fit.same_as(kept, same_delay_s) for kept in separate):
                 separate.append(fit)
         return separate
 
@@ -371,9 +377,9 @@ class _Search:
         widths = len(start) - 1
         low = [float(self.widths_s[0]) / 4] * widths + [float(self.delays_s[0])]
         high = [2 * float(self.widths_s[-1])] * widths + [float(self.delays_s[-1])]
-        scale = np.maximum(np.abs(start), 1e-3)
+        scale, steps = np.maximum(np.abs(start), 1e-3), np.full(len(start), 1e-5)
         solution = optimize.least_squares(
-            lambda p: self.residuals(shape, p), np.clip(start, low, high), bounds=(low, high), x_scale=scale, diff_step=1e-5, max_nfev=60
+            partial(self.residuals, shape), np.clip(start, low, high), bounds=(low, high), x_scale=scale, diff_step=steps, max_nfev=60
         )
         return self.described(shape, np.asarray(solution.x))
 
@@ -420,7 +426,8 @@ class _Search:
             columns.append(gain * (self.modelled(shape, parameters + step) - self.modelled(shape, parameters - step)) / (2 * step[i]))
         timing = len(columns)
         jacobian = np.column_stack([*columns, *([m] if self.gain is None else []), np.ones(len(m))])
-        scale = np.maximum(np.linalg.norm(jacobian, axis=0), 1e-300)
+        norm = np.linalg.norm(jacobian, axis=0)
+        scale = np.where(norm > 0, norm, 1.0)  # without gain the times have no effect, and no covariance
         bread = np.linalg.pinv((jacobian / scale).T @ (jacobian / scale))
         weighted = jacobian / scale * residual[:, None]
         n, k = jacobian.shape
@@ -474,8 +481,8 @@ def _check_unique(minima: list[ModelFit], scope: str) -> None:
         if gap <= DECISIVE_BIC:
             refuse(
                 "sensor fit: unique", scope=scope, measured=gap, limit=DECISIVE_BIC, unit="1",
-                reason=f"{best.shape} widths of {best.width_s * 1e3:.4g} ms (gain {best.gain:.4g}) and {other.width_s * 1e3:.4g} ms "
-                f"(gain {other.gain:.4g}) fit the same data: ΔBIC {gap:.1f} (needed: {DECISIVE_BIC:.0f})",
+                reason=f"a {best.shape} of {best.width_s * 1e3:.4g} ms (delay {best.delay_s * 1e3:.4g} ms, gain {best.gain:.4g}) and one of "
+                f"{other.width_s * 1e3:.4g} ms (delay {other.delay_s * 1e3:.4g} ms, gain {other.gain:.4g}) fit the same data: ΔBIC {gap:.1f} (needed: {DECISIVE_BIC:.0f})",
                 remedy="Use a random-telegraph load, several load periods, or state the gain from the load's plateaus.",
             )  # fmt: skip
 
@@ -508,7 +515,7 @@ def notch_gate(fit: ModelFit, modulation_w: float, *, noise_w: float, load_perio
     difference_w = abs(modulation_w - predicted_w)
     return Gate(
         name="notch check", scope=scope, measured=difference_w, limit=limit_w, unit="W", passed=difference_w <= limit_w,
-        reason=f"a load of period {load_period_s * 1e3:.4g} ms modulates the readings by {modulation_w:.3g} W, predicted {predicted_w:.3g} W "
-        f"(difference {difference_w:.2g} W, limit {limit_w:.2g} W)",
-        remedy="" if difference_w <= limit_w else "identify the sensor again with a random-telegraph load; its window is not what was fitted",
+        reason=f"a load of period {load_period_s * 1e3:.4g} ms modulates the readings by {modulation_w:.3g} W, "
+        f"predicted {predicted_w:.3g} W (difference {difference_w:.2g} W, limit {limit_w:.2g} W)",
+        remedy="" if difference_w <= limit_w else "identify the sensor again with a random-telegraph load: its window is another",
     )  # fmt: skip

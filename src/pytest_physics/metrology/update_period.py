@@ -157,7 +157,7 @@ def fit_update_period(before_ns: IntArray, after_ns: IntArray, values: FloatArra
             measured=len(changes.value),
             limit=MIN_CHANGES,
             unit="1",
-            reason=f"the value changed {len(changes.value)} times in {changes.duration_s:.3g} s (needed: {MIN_CHANGES}), so no update period shows",
+            reason=f"the value changed {len(changes.value)} times in {changes.duration_s:.3g} s (needed: {MIN_CHANGES})",
             remedy="Poll under a load that toggles; an idle sensor repeats equal readings.",
         )
     sharp = _sharp(changes)
@@ -405,7 +405,7 @@ def _refuse_search(changes: Changes, interval_s: FloatArray, scope: str, score: 
             measured=quick,
             limit=CACHE_REVISITS,
             unit="1",
-            reason=f"{quick:.0%} of the changes go straight back to the value before (limit {CACHE_REVISITS:.0%}): two caches answer in turn",
+            reason=f"{quick:.0%} of the changes go straight back to the value before (limit {CACHE_REVISITS:.0%}): two caches answer",
             remedy="Read through one handle in one process, and end other monitors of this device.",
         )
     typical_s = float(np.percentile(interval_s, 25)) if len(interval_s) else 0.0
@@ -437,7 +437,7 @@ def _refuse_coarse(changes: Changes, period_s: float, scope: str) -> NoReturn:
         measured=changes.gap_p95_s,
         limit=limit_s,
         unit="s",
-        reason=f"polls are {changes.gap_p95_s * 1e3:.3g} ms apart (95th percentile), too coarse for updates about {period_s * 1e3:.3g} ms apart "
-        f"(limit {limit_s * 1e3:.3g} ms)",
+        reason=f"polls are {changes.gap_p95_s * 1e3:.3g} ms apart (95th percentile), too coarse for updates "
+        f"about {period_s * 1e3:.3g} ms apart (limit {limit_s * 1e3:.3g} ms)",
         remedy=f"Poll at least every {limit_s * 1e3:.2g} ms, or use the driver's sample buffer.",
     )

@@ -86,6 +86,18 @@ def evidence(recipe: Recipe) -> tuple[str, ...]:
     return tuple(dict.fromkeys(paths))
 
 
+def labels_behind(recipe: Recipe, data: RunData) -> dict[str, str | int | float]:
+    """Instrument and labels that all windows behind a recipe have in common; empty without windows."""
+    names = [name for part in recipe.leaves() for name in _window_names(part)]
+    found = [{**window.labels, "instrument": window.instrument} for window in map(data.window, dict.fromkeys(names))]
+    return {key: value for key, value in found[0].items() if all(labels.get(key) == value for labels in found)} if found else {}
+
+
+def _window_names(part: Recipe) -> list[str]:
+    one = part.parameters.get("window")
+    return [*([str(one)] if one is not None else []), *map(str, part.parameters.get("windows", ()))]
+
+
 def _parity_gates(recipe: Recipe, data: RunData) -> tuple[Gate, ...]:
     """Where energies of different windows of one device are compared, they must have run at the same clock."""
     if recipe.op not in {"divide", "subtract"}:
@@ -353,7 +365,8 @@ def window_updates(parameters: Parameters, data: RunData) -> Estimate:
     sensor = data.sensor(parameters["sensor"])
     if sensor is None:
         raise ChannelUnavailableError(f"instrument '{window.instrument}' has no power channel.", channel="power_w")
-    around = data.trace(window.instrument).between(window.t0_ns, window.t1_ns, margin=COUNT_MARGIN)
+    trace = data.trace(window.instrument)
+    around = trace.between(window.t0_ns - COUNT_MARGIN * trace.period_ns, window.t1_ns)
     index = distinct_updates(around.t_ns, np.asarray(around.values("power_w")), sensor.update_period_s)
     inside = (around.t_ns[index] >= window.t0_ns) & (around.t_ns[index] <= window.t1_ns)
     return Estimate(

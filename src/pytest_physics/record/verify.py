@@ -8,19 +8,22 @@ computed them in the run.
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sized
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pytest_physics.claims import PREREQUISITE, prerequisite_gate
 from pytest_physics.errors import PhysicsError, RecordError
 from pytest_physics.metrology.decision import Verdict, all_gates, condensed, decide
 from pytest_physics.metrology.uncertainty import Comparison, Gate, Recipe
-from pytest_physics.record import reader
+from pytest_physics.record import consistency, reader
 from pytest_physics.record.data import RecordedRun
-from pytest_physics.record.recipes import baseline_record, evaluate, evidence, gates_of, true_value
+from pytest_physics.record.finding import Finding, Items, differences
+from pytest_physics.record.recipes import baseline_record, evaluate, evidence, gates_of, labels_behind, true_value
 from pytest_physics.record.schema import (
     ClaimRecord,
     EstimateRecord,
@@ -28,12 +31,19 @@ from pytest_physics.record.schema import (
     ResultRecord,
     decision_fields,
     finite_or_none,
-    numbers_or_none,
 )
-from pytest_physics.record.writer import digests
-from pytest_physics.sampling.statistics import sampler_statistics
+from pytest_physics.record.writer import digests, manifest_digests
 
 EMBEDDED = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
+
+
+HEADLINE = (Verdict.REFUTED, Verdict.INVALID, Verdict.INCONCLUSIVE, Verdict.VALIDATED, Verdict.NOT_TESTED)
+"""Which verdict a report leads with: the first that any claim has."""
+JUDGED = (
+    "operator", "limit", "margin", "guard_band", "conformance", "estimate", "gates", "recipe", "own_gates", "requirements", "truth",
+    "evidence",
+)  # fmt: skip
+"""Fields of a claim that only judging fills."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +63,9 @@ class Verification:
 
 
 def verify_run(path: Path) -> Verification:
-    """Check the run directory at ``path``; raises ``RecordError`` only where it is no run directory at all."""
+    """Check the run directory at ``path``; raises ``RecordError`` only where it is no run directory, or its ``run.json`` cannot be read."""
     run = RecordedRun(path)
+    incomplete = _incomplete(run)
     checked: dict[str, int] = {}
     findings: list[Finding] = []
     for name, check in CHECKS.items():
@@ -66,11 +77,12 @@ def verify_run(path: Path) -> Verification:
                 else:
                     findings.append(problem)
         except PhysicsError as error:
-            findings.append(Finding(where=name, problem=str(error)))
-        except (ArithmeticError, KeyError, LookupError, TypeError, ValueError) as error:  # edited values break arithmetic anywhere
+            if not any(finding.problem == str(error) for finding in findings):  # several checks read one file
+                findings.append(Finding(where=name, problem=str(error)))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # edited values break arithmetic anywhere
             findings.append(Finding(where=name, problem=f"cannot be recomputed: {type(error).__name__}: {error}"))
         checked[name] = count
-    return Verification(checked=checked, findings=tuple(findings), incomplete=_incomplete(run))
+    return Verification(checked=checked, findings=tuple(findings), incomplete=incomplete)
 
 
 def _incomplete(run: RecordedRun) -> str:
@@ -78,14 +90,14 @@ def _incomplete(run: RecordedRun) -> str:
     if record.state == "completed":
         return ""
     why = "it was killed, or still runs" if record.state == "running" else record.end_reason
-    parts = [f"{_samples(run, name)} samples of '{name}'" for name in record.instruments]
-    listed = {"windows": run.reader.windows, "baselines": run.reader.baselines, "results": run.reader.results, "claims": run.reader.claims}
-    return f"{why}. Readable: {', '.join([*parts, *(f'{len(records)} {kind}' for kind, records in listed.items())])}"
+    parts = [f"{_count(partial(run.trace, name))} samples of '{name}'" for name in record.instruments]
+    parts += [f"{_count(partial(getattr, run.reader, kind))} {kind}" for kind in ("windows", "baselines", "results", "claims")]
+    return f"{why}. Readable: {', '.join(parts)}"
 
 
-def _samples(run: RecordedRun, instrument: str) -> int:
+def _count(read: Callable[[], Sized]) -> int:
     try:
-        return len(run.trace(instrument))
+        return len(read())
     except RecordError:
         return 0
 
@@ -96,11 +108,7 @@ def _manifest(run: RecordedRun) -> Items:
         if run.reader.run.state == "completed":
             yield Finding(where=reader.MANIFEST, problem="is missing although the run completed")
         return
-    listed: dict[str, str] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        digest, _, name = line.partition("  ")
-        listed[name] = digest
-    present = digests(run.reader.path)
+    listed, present = manifest_digests(run.reader.path), digests(run.reader.path)
     for name in sorted(listed.keys() | present.keys()):
         if name not in present:
             yield Finding(where=name, problem="is listed in the manifest and missing")
@@ -127,12 +135,8 @@ def _results(run: RecordedRun) -> Items:
 
 
 def _coordinates(run: RecordedRun, record: ResultRecord) -> Iterator[Finding]:
-    """Where all windows behind a result carry one label of that name, the result's coordinate is that label; so is its instrument."""
-    windows = [run.window(name) for name in windows_behind(Recipe.from_json(record.recipe))]
-    for key, value in record.coordinates.items():
-        found = {w.instrument if key == "instrument" else w.labels.get(key, value) for w in windows}
-        if len(found) == 1:
-            yield from differences(f"results.jsonl: {record.id}.coordinates.{key}", value, found.pop())
+    for key, label in labels_behind(Recipe.from_json(record.recipe), run).items():
+        yield from differences(f"results.jsonl: {record.id}.coordinates.{key}", record.coordinates.get(key, label), label)
 
 
 def _recomputed_result(run: RecordedRun, record: ResultRecord) -> Iterator[Finding]:
@@ -195,16 +199,13 @@ def _recomputed_claim(run: RecordedRun, record: ClaimRecord, where: str) -> Iter
 
 def _prerequisites(record: ClaimRecord, judged: dict[str, Verdict], where: str) -> Iterator[Finding]:
     """Each required claim, with all its comparisons, has its gate; the gate says what was judged before."""
-    gates = [gate for gate in record.own_gates if gate.name == "prerequisite claim"]
+    gates = [gate for gate in record.own_gates if gate.name == PREREQUISITE]
     for gate in gates:
-        yield from differences(where, gate.model_dump(mode="json"), _prerequisite(gate.scope, judged.get(gate.scope), gate))
+        expected = GateRecord.of(prerequisite_gate(gate.scope, judged.get(gate.scope)))
+        yield from differences(f"{where}.own_gates", gate.model_dump(mode="json"), expected.model_dump(mode="json"))
     if record.recipe is not None:
         needed = [name for claim in record.requires for name in (claim, *(n for n in judged if n.rpartition("#")[0] == claim))]
         yield from differences(f"{where}.requires", needed, [gate.scope for gate in gates])
-
-
-def _prerequisite(claim_id: str, verdict: Verdict | None, gate: GateRecord) -> dict[str, Any]:
-    return GateRecord.of(prerequisite_gate(claim_id, verdict)).model_dump(mode="json")
 
 
 def _report(run: RecordedRun) -> Items:
@@ -213,7 +214,9 @@ def _report(run: RecordedRun) -> Items:
         if run.reader.run.state == "completed":
             yield Finding(where=reader.REPORT, problem="is missing although the run completed")
         return
-    found = EMBEDDED.search(path.read_text(encoding="utf-8"))
+    page = path.read_text(encoding="utf-8", errors="replace")
+    yield from _built_from(run, page)
+    found = EMBEDDED.search(page)
     if not found:
         yield Finding(where=reader.REPORT, problem="carries no machine-readable data")
         return
@@ -223,11 +226,12 @@ def _report(run: RecordedRun) -> Items:
         raise RecordError(f"{path}: its data are not JSON ({error})") from error
     yield from _embedded_header(run, embedded)
     shown = {(claim.get("id"), claim.get("attempt")): claim for claim in embedded.get("claims", ())}
-    recorded = {(claim.id, claim.attempt): claim.model_dump(mode="json") for claim in run.reader.claims}
+    last = {claim.id: claim for claim in run.reader.claims}
+    recorded = {(claim.id, claim.attempt): _shown_part(claim) for claim in last.values()}
     for missing in recorded.keys() ^ shown.keys():
         yield Finding(where=reader.REPORT, problem=f"shows other claims than claims.jsonl: {missing[0]}, attempt {missing[1]}")
     for key in recorded.keys() & shown.keys():
-        yield from _shown_as_recorded(f"report.html: {key[0]}", recorded[key], shown[key])
+        yield from differences(f"report.html: {key[0]}", shown[key], recorded[key])
         yield None
 
 
@@ -235,11 +239,10 @@ def _embedded_header(run: RecordedRun, embedded: dict[str, Any]) -> Iterator[Fin
     """The report's summary of the run, and the digests it names of the artifacts it was built from."""
     record = run.reader.run
     last = {claim.id: claim for claim in run.reader.claims}
-    worst = worst_of(list(last.values()))
     counted = Counter(claim.verdict for claim in last.values())
     expected = {
         **record.model_dump(mode="json", include={"schema_version", "run_id", "state", "profile", "config_sha256"}),
-        "verdict": (worst.verdict if worst else Verdict.NOT_TESTED).value,
+        "verdict": next((verdict for verdict in HEADLINE if counted[verdict]), Verdict.NOT_TESTED).value,
         "verdict_counts": {verdict.value: counted[verdict] for verdict in Verdict},
     }
     yield from differences(reader.REPORT, {key: value for key, value in embedded.items() if key in expected}, expected)
@@ -249,23 +252,23 @@ def _built_from(run: RecordedRun, page: str) -> Iterator[Finding]:
     """The report names the SHA-256 of every artifact beside it."""
     for name, digest in digests(run.reader.path).items():
         if name != reader.REPORT and digest not in page:
-            yield Finding(where=name, problem=f"has SHA-256 {digest[:12]}…, which {reader.REPORT} does not name: one of the two was changed")
+            yield Finding(where=name, problem=f"has SHA-256 {digest[:12]}…, which {reader.REPORT} does not name: one of them was changed")
 
 
-def _shown_as_recorded(where: str, recorded: dict[str, Any], shown: dict[str, Any]) -> Iterator[Finding]:
-    """The report carries a part of each claim; that part must be the recorded one."""
-    for key in recorded.keys() & shown.keys():
-        if isinstance(recorded[key], dict) and isinstance(shown[key], dict):
-            yield from _shown_as_recorded(f"{where}.{key}", recorded[key], shown[key])
-        else:
-            yield from differences(f"{where}.{key}", recorded[key], shown[key])
+def _shown_part(claim: ClaimRecord) -> dict[str, Any]:
+    """What the report's data hold of a claim: all but its recipe, and of its gates those that failed."""
+    failed = {gate.model_dump_json(): gate.model_dump(mode="json") for gate in [*claim.gates, *claim.own_gates] if not gate.passed}
+    gates = sorted(failed.values(), key=lambda gate: bool(gate["warning"]))
+    return claim.model_dump(mode="json", exclude={"recipe", "gates", "own_gates"}) | {"gates_failed": gates}
 
 
 CHECKS = {
     "files": _manifest,
-    "settings": _settings,
-    "samplers": _samplers,
-    "windows": _windows,
+    "header": consistency.header,
+    "samplers": consistency.instruments,
+    "sensors": consistency.sensors,
+    "phases": consistency.phases,
+    "windows": consistency.windows,
     "baselines": _baselines,
     "results": _results,
     "claims": _claims,

@@ -252,9 +252,7 @@ def _integral(data: RunData, around: _Surroundings) -> WindowEnergies:
 def _counter(data: RunData, around: _Surroundings, baselines: Sequence[BaselineRecord]) -> WindowEnergies:
     trace, window = around.trace, around.window
     idle, u_zero_w = _idle_beside_by_counter(data, around, baselines)
-    series = CounterSeries.of(
-        trace.t_ns, np.asarray(trace.values("energy_j")), gap_threshold_s=data.settings.sampling.gap_threshold_s
-    )
+    series = CounterSeries.of(trace.t_ns, np.asarray(trace.values("energy_j")), gap_threshold_s=data.settings.sampling.gap_threshold_s)
     energies = counter_energy(
         series, window.t0_ns, window.t1_ns, idle=idle, head_limit_ns=around.head_limit_ns,
         tail_limit_ns=around.tail_limit_ns, settle_s=around.sensor.tail_s,
@@ -366,7 +364,7 @@ def _coverage_gates(around: _Surroundings, energies: WindowEnergies) -> tuple[Ga
         Gate(
             name="sensor coverage", scope=window.id, measured=typical, limit=BUSY_THROUGHOUT, unit="1", passed=passed,
             reason=f"the power sensor looks at {share:.0%} of the time, and the device was typically {typical:.0%} busy in the window "
-            f"(limit: at least {BUSY_THROUGHOUT:.0%})" + ("" if passed else ": what a load in step with the sensor hides from it cannot be known"),
+            f"(limit: at least {BUSY_THROUGHOUT:.0%})" + ("" if passed else ": a load in step with the sensor would hide from it"),
             remedy="" if passed else "use the energy counter (a longer window has more of its ticks), or keep the device busy throughout",
         ),
     )  # fmt: skip

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -83,7 +83,7 @@ class RunWriter:
 
     def manifest(self) -> None:
         """Write ``MANIFEST.sha256`` over every other file, in the format of ``sha256sum``."""
-        self._replace(reader.MANIFEST, "".join(f"{digest}  {name}\n" for name, digest in digests(self.path).items()))
+        self._replace(reader.MANIFEST, manifest_text(digests(self.path)))
 
     def close(self) -> None:
         """Close the files; idempotent."""
@@ -110,20 +110,51 @@ class RunWriter:
         self._replace(name, json.dumps([record.model_dump(mode="json") for record in records], indent=1))
 
     def _replace(self, name: str, text: str) -> None:
-        aside = self.path / f".{name}.new"
-        try:
-            aside.write_text(text, encoding="utf-8")
-            aside.replace(self.path / name)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                aside.unlink(missing_ok=True)
-            raise self._refused(name, error) from None
+        replace_text(self.path / name, text)
 
     def _refused(self, name: str, error: OSError) -> RecordError:
-        return RecordError(
-            f"cannot write {self.path / name}: {error.strerror}; what was written before stays readable. "
-            "Free space, or choose another place with --physics-runs DIR."
-        )
+        return refused(self.path / name, error)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a file in one step: a reader sees the old one or the new one."""
+    aside = path.with_name(f".{path.name}.new")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise refused(path, error) from None
+
+
+def refused(path: Path, error: OSError) -> RecordError:
+    """What to say where the disk refuses."""
+    return RecordError(
+        f"cannot write {path}: {error.strerror}; what was written before stays readable. "
+        "Free space, or choose another place with --physics-runs DIR."
+    )
+
+
+def manifest_text(found: Mapping[str, str]) -> str:
+    """Lines of ``sha256sum``."""
+    return "".join(f"{digest}  {name}\n" for name, digest in found.items())
+
+
+def manifest_digests(path: Path) -> dict[str, str]:
+    """Digest by file name, from the manifest of a run directory; empty without one."""
+    manifest = path / reader.MANIFEST
+    if not manifest.is_file():
+        return {}
+    lines = (line.partition("  ") for line in manifest.read_text(encoding="utf-8", errors="replace").splitlines())
+    return {name: digest for digest, _, name in lines}
+
+
+def renew_manifest(path: Path, name: str) -> None:
+    """Bring one line of a manifest up to date. The others stay: an artifact that was changed must still be found. Without one: nothing."""
+    listed = manifest_digests(path)
+    if listed:
+        replace_text(path / reader.MANIFEST, manifest_text(dict(sorted({**listed, name: digests(path)[name]}.items()))))
 
 
 def _write_whole(descriptor: int, line: bytes) -> None:

@@ -8,22 +8,22 @@ import pytest
 
 
 @pytest.mark.needs("gpu.power_w")
-@pytest.mark.claim("The peak power stays below the limit", id="needs-power")
+@pytest.mark.claim("The peak power stays below the limit")
 def test_power(rig, judge):
     judge(rig.session.evaluate(None) <= 350)
 
 
-@pytest.mark.claim("The card has an idle power", id="needs-baseline")
+@pytest.mark.claim("The card has an idle power")
 def test_baseline(idle_baseline, judge):
     judge(idle_baseline.mean_w <= 100)
 
 
-@pytest.mark.claim("The sensor is known", id="needs-sensor")
+@pytest.mark.claim("The sensor is known")
 def test_sensor(sensor):
     assert sensor.update_period_s > 0
 
 
-@pytest.mark.claim("A step costs at most 600 J", id="gross")
+@pytest.mark.claim("A step costs at most 600 J")
 def test_gross(step, report, judge):
     with step("step") as window:
         time.sleep(1.3)
@@ -31,6 +31,6 @@ def test_gross(step, report, judge):
     judge(window.energy.gross <= 600)
 
 
-@pytest.mark.claim("A step costs at most 500 J above idle", id="net")
+@pytest.mark.claim("A step costs at most 500 J above idle")
 def test_net(rig, judge):
     judge(rig.gpu.windows["gpu-w1"].energy.net <= 500)

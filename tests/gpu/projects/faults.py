@@ -62,7 +62,7 @@ def test_counter_reset(scheduled, report, gross, judge):
     judge(gross(window) <= BUDGET_J)
 
 
-@pytest.mark.claim("The counter alone gives the energy", id="counter-alone")
+@pytest.mark.claim("The counter alone gives the energy")
 def test_counter_reset_insisted(rig, judge):
     window = next(w for w in rig.gpu.windows.values() if w.name == "counter reset")
     judge(rig.gpu.energy(window, baselines=(), estimator="counter").gross <= BUDGET_J)
@@ -112,9 +112,9 @@ def test_power_cap(scheduled, report, gross, judge):
     judge(gross(window) <= BUDGET_J)
 
 
-@pytest.mark.claim("The idle is idle while somebody else computes", id="foreign")
+@pytest.mark.claim("The idle is idle while somebody else computes")
 def test_foreign_process(rig, scheduled, judge):
-    window = scheduled("foreign", FOREIGN - 0.5, FOREIGN)
+    window = scheduled("foreign", FOREIGN - 0.5, FOREIGN + 0.8)
     baseline = rig.gpu.baseline()
     judge(rig.gpu.energy(window, baselines=(baseline,)).gross <= BUDGET_J)
 
@@ -133,12 +133,12 @@ def test_after_the_loss(rig, gross, judge):
     judge(gross(window) <= BUDGET_J)
 
 
-@pytest.mark.claim("A baseline can be measured on a lost GPU", id="baseline-after-loss")
+@pytest.mark.claim("A baseline can be measured on a lost GPU")
 def test_baseline_after_the_loss(rig, judge):
     baseline = rig.gpu.baseline()
     judge(rig.gpu.energy(rig.gpu.windows["gpu-w1"], baselines=(baseline,)).net <= BUDGET_J)
 
 
-@pytest.mark.claim("The first window keeps its energy", id="still-valid")
+@pytest.mark.claim("The first window keeps its energy")
 def test_the_first_window_is_still_valid(rig, gross, judge):
     judge(gross(rig.gpu.windows["gpu-w1"]) <= BUDGET_J)

@@ -42,6 +42,11 @@ def test_budget(draw):
     draw(80)
 
 
+def test_sensor(rig, sensor):
+    """Without a load to identify the sensor with, its prior is what is known."""
+    assert rig.gpu.sensor.origin == "prior"
+
+
 @pytest.mark.claim("The soaked card stays below 83 °C")
 def test_soak(heat_soaked, judge):
     judge(heat_soaked.plateau <= 83)

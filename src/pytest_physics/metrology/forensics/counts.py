@@ -79,7 +79,9 @@ def plausibility(value: float, *, most: float | None = None, least: float | None
         )
     if least is not None and value + half_unit(value) < least:
         return PLAUSIBILITY.finding(
-            Effect.CONTRADICTS, f"{value:g} {unit} is less than the least possible {least:g} {unit}{because}", f"{value:g} < {least:g} {unit}"
+            Effect.CONTRADICTS,
+            f"{value:g} {unit} is less than the least possible {least:g} {unit}{because}",
+            f"{value:g} < {least:g} {unit}",
         )
     return PLAUSIBILITY.finding(Effect.CONSISTENT, f"{value:g} {unit} is within what is possible{because}")
 

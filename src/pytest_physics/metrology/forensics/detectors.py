@@ -48,7 +48,9 @@ def reach(
 ) -> Finding:
     """Whether a detector could have fired at all, from what is declared of it."""
     if constant_inputs:
-        return REACH.finding(Effect.INVALIDATES, f"it is fed constants ({', '.join(constant_inputs)}), so its answer cannot depend on events")
+        return REACH.finding(
+            Effect.INVALIDATES, f"it is fed constants ({', '.join(constant_inputs)}), so its answer cannot depend on events"
+        )
     if opportunities == 0:
         return REACH.finding(Effect.INVALIDATES, "there was no opportunity to fire: 0 of 0 is no result")
     if needed_run is None or longest_run is None:

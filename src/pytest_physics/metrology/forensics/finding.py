@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
 
 class Effect(StrEnum):
@@ -74,7 +75,7 @@ class Printed(float):
     __slots__ = ("decimals",)
     decimals: int
 
-    def __new__(cls, value: float, decimals: int | None = None) -> Printed:
+    def __new__(cls, value: float, decimals: int | None = None) -> Self:
         """``decimals`` None: those of the shortest text that reads back as ``value``."""
         self = super().__new__(cls, value)
         self.decimals = decimals_of(repr(float(value))) if decimals is None else decimals

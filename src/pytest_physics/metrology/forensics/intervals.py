@@ -45,7 +45,9 @@ def standard_error(
     slack = TOLERANCE * found + half_unit(stated) + half_unit(sd) / math.sqrt(n_eff)
     if abs(stated - sd) <= half_unit(stated) + half_unit(sd) and n_eff > 2:
         return STANDARD_ERROR.finding(
-            Effect.CONTRADICTS, f"what stands behind ± ({stated:.4g} {unit}) is the deviation of readings, not the uncertainty of a mean", *steps
+            Effect.CONTRADICTS,
+            f"what stands behind ± ({stated:.4g} {unit}) is the deviation of readings, not the uncertainty of a mean",
+            *steps,
         )
     if abs(found - stated) > slack:
         return STANDARD_ERROR.finding(Effect.CONTRADICTS, f"{n} readings give {found:.3g} {unit}, stated is {stated:.3g} {unit}", *steps)
@@ -69,7 +71,9 @@ def energy_uncertainty(
         return ENERGY_UNCERTAINTY.finding(Effect.CONTRADICTS, f"its own formula gives {formula:.3g} J, stated are {stated_j:.3g} J", *steps)
     full = sd_w * math.sqrt(duration_s * (actual_dt_s or dt_s) * (1 + (duration_s / idle_s if idle_s else 0.0)))
     if actual_dt_s or idle_s:
-        steps.append(f"with dt = {actual_dt_s or dt_s:.4g} s and the idle mean's own error: {full:.4g} J, {full / stated_j:.2f} times as much")
+        steps.append(
+            f"with dt = {actual_dt_s or dt_s:.4g} s and the idle mean's own error: {full:.4g} J, {full / stated_j:.2f} times as much"
+        )
     if full > (1 + 5 * TOLERANCE) * stated_j:
         return ENERGY_UNCERTAINTY.finding(Effect.CONTRADICTS, f"it is {full / stated_j - 1:.0%} larger than stated ({full:.3g} J)", *steps)
     return ENERGY_UNCERTAINTY.finding(Effect.CONFIRMS, f"recomputed {full:.3g} J equals the stated {stated_j:.3g} J", *steps)

@@ -46,7 +46,7 @@ class Summary:
 
 
 def possible_counts(summaries: Sequence[Summary], *, searched: int = SEARCHED) -> dict[int, tuple[int, ...]]:
-    """Possible numbers of readings that all ``summaries`` share, each with the ddof that its deviations allow (both where none is known)."""
+    """Possible numbers of readings that all ``summaries`` share, each with the ddof that its deviations allow."""
     counts = np.arange(1, searched + 1)
     for summary in summaries:
         counts = counts[_has_sum(summary, counts)]

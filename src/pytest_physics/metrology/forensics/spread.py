@@ -94,10 +94,8 @@ def share_claim(
     low, high = share_bounds(four.mean, four.population_sd, four.minimum, four.maximum, above=above, below=below)
     where = _interval(above, below)
     bounds = f"between {low:.1%} and {high:.1%} of the readings lie {where}"
-    steps = (
-        f"linear programme over all distributions with mean {four.mean:.6g}, deviation {four.population_sd:.6g} "
-        f"on [{four.minimum:g}, {four.maximum:g}]: {low:.4f} ≤ share {where} ≤ {high:.4f}",
-    )
+    given = f"mean {four.mean:.6g}, deviation {four.population_sd:.6g} on [{four.minimum:g}, {four.maximum:g}]"
+    steps = (f"linear programme over all distributions with {given}: {low:.4f} ≤ share {where} ≤ {high:.4f}",)
     if at_least is not None and high < at_least - SLACK:
         return SHARES.finding(Effect.CONTRADICTS, f"{bounds}; said are at least {at_least:.0%}", *steps)
     if at_most is not None and low > at_most + SLACK:
@@ -132,7 +130,9 @@ def histogram_spread(bins: Sequence[tuple[float, float, float]], four: FourNumbe
     widest = widest_deviation(bins, four.mean, slack=slack)
     text = ", ".join(f"{low:g}–{high:g}: {share:.0%}" for low, high, share in bins)
     if math.isnan(widest):
-        return HISTOGRAM.finding(Effect.CONTRADICTS, f"the histogram ({text}) cannot have the mean {four.mean:.6g}", f"shares ± {slack:.1%}")
+        return HISTOGRAM.finding(
+            Effect.CONTRADICTS, f"the histogram ({text}) cannot have the mean {four.mean:.6g}", f"shares ± {slack:.1%}"
+        )
     step = f"largest deviation of ({text}), shares ± {slack:.1%}, with mean {four.mean:.6g}: {widest:.4g}; printed {four.sd:.4g}"
     if widest < four.population_sd - half_unit(four.sd):
         return HISTOGRAM.finding(

@@ -18,7 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from pytest_physics.metrology.forensics.finding import Check, Effect, Finding, half_unit
 
 DERIVED = Check(
-    name="derived column", needs="a base column, a time column and the printed rate column", proves="which printed rates do not follow from the rows"
+    name="derived column",
+    needs="a base column, a time column and the printed rate column",
+    proves="which printed rates do not follow from the rows",
 )
 SLOPE = Check(name="slope from a table", needs="two columns and a stated slope", proves="that the table does not have the stated slope")
 HEATING = Check(
@@ -32,7 +34,9 @@ RESOLUTION = Check(
     proves="that the readings cannot tell the slope from its limit",
 )
 EARLY_STOP = Check(
-    name="early stop", needs="times, values and a stop rule on the slope", proves="that the rule already held before the state it should detect"
+    name="early stop",
+    needs="times, values and a stop rule on the slope",
+    proves="that the rule already held before the state it should detect",
 )
 STOPPING = Check(
     name="optional stopping",
@@ -60,11 +64,15 @@ def derived_rates(times: ArrayLike, base: ArrayLike, printed: list[float | None]
             continue
         slack = (half[i] + half[i - 1]) / dt[i - 1] + half_unit(said)
         off = abs(rate - said) > slack * (1 + 1e-9)
-        steps.append(f"row {i}: ({y[i]:g} − {y[i - 1]:g}) / {dt[i - 1]:g} = {rate:+.3g} ± {slack:.2g} {unit}; printed {said:+g}{' ✗' if off else ''}")
+        steps.append(
+            f"row {i}: ({y[i]:g} − {y[i - 1]:g}) / {dt[i - 1]:g} = {rate:+.3g} ± {slack:.2g} {unit}; printed {said:+g}{' ✗' if off else ''}"
+        )
         wrong += [i] if off else []
     if wrong:
         return DERIVED.finding(
-            Effect.CONTRADICTS, f"{len(wrong)} of {len(steps)} printed rates do not follow from the rows (row {', '.join(map(str, wrong))})", *steps
+            Effect.CONTRADICTS,
+            f"{len(wrong)} of {len(steps)} printed rates do not follow from the rows (row {', '.join(map(str, wrong))})",
+            *steps,
         )
     return DERIVED.finding(Effect.CONFIRMS, "the printed rates follow from the rows", *steps)
 
@@ -114,13 +122,21 @@ def slope_resolution(slope: float, limit: float, *, step: float, window: float, 
     line = f"|{slope:g}| + 1.5 × {step:g} / {window:g} = {abs(slope) + hidden:.3g} {unit}; limit {limit:g} {unit}"
     if hidden >= limit:
         return RESOLUTION.finding(
-            Effect.INVALIDATES, f"steps of {step:g} over {window:g} hide slopes up to {hidden:.2g} {unit}: the limit {limit:g} is out of reach", line
+            Effect.INVALIDATES,
+            f"steps of {step:g} over {window:g} hide slopes up to {hidden:.2g} {unit}: the limit {limit:g} is out of reach",
+            line,
         )
     if abs(slope) + hidden < limit:
-        return RESOLUTION.finding(Effect.CONFIRMS, f"the slope is below its limit also with the {hidden:.2g} {unit} that steps can hide", line)
+        return RESOLUTION.finding(
+            Effect.CONFIRMS, f"the slope is below its limit also with the {hidden:.2g} {unit} that steps can hide", line
+        )
     if abs(slope) - hidden > limit:
-        return RESOLUTION.finding(Effect.CONTRADICTS, f"the slope is above its limit also less the {hidden:.2g} {unit} that steps can hide", line)
-    return RESOLUTION.finding(Effect.UNDECIDED, f"steps can hide {hidden:.2g} {unit}, more than the distance to the limit", line, needs="a longer window")
+        return RESOLUTION.finding(
+            Effect.CONTRADICTS, f"the slope is above its limit also less the {hidden:.2g} {unit} that steps can hide", line
+        )
+    return RESOLUTION.finding(
+        Effect.UNDECIDED, f"steps can hide {hidden:.2g} {unit}, more than the distance to the limit", line, needs="a longer window"
+    )
 
 
 def early_stop(times: ArrayLike, values: ArrayLike, *, limit: float, stopped_at: float) -> Finding:
@@ -129,11 +145,15 @@ def early_stop(times: ArrayLike, values: ArrayLike, *, limit: float, stopped_at:
     rates, slack = np.diff(y) / np.diff(t), (half[1:] + half[:-1]) / np.diff(t)
     held = [i for i in range(rates.size) if abs(rates[i]) + slack[i] < limit and t[i + 1] < stopped_at]
     later = [i for i in held if np.any(np.abs(rates[i + 1 :]) - slack[i + 1 :] >= limit)]
-    steps = [f"from {t[i]:g} to {t[i + 1]:g}: |{rates[i]:.3g}| {'<' if abs(rates[i]) < limit else '≥'} {limit:g}" for i in range(rates.size)]
+    steps = [
+        f"from {t[i]:g} to {t[i + 1]:g}: |{rates[i]:.3g}| {'<' if abs(rates[i]) < limit else '≥'} {limit:g}" for i in range(rates.size)
+    ]
     if later:
         i = later[0]
         return EARLY_STOP.finding(
-            Effect.INVALIDATES, f"the rule already held from {t[i]:g} to {t[i + 1]:g}, before the values moved: it cannot tell the end from the start", *steps
+            Effect.INVALIDATES,
+            f"the rule already held from {t[i]:g} to {t[i + 1]:g}, before the values moved: it cannot tell the end from the start",
+            *steps,
         )
     return EARLY_STOP.finding(Effect.CONSISTENT, "the rule did not hold before the values settled", *steps)
 
@@ -146,7 +166,9 @@ def optional_stopping(value: float, limit: float, *, first_crossing: bool | None
         steps.append(f"the report's own stricter limit {stricter:g}: {'met' if value < stricter else 'not met'}")
     if first_crossing:
         return STOPPING.finding(
-            Effect.INVALIDATES, f"the run stopped at its first crossing of {limit:g}, so {value:g} says where it stopped, not where it settled", *steps
+            Effect.INVALIDATES,
+            f"the run stopped at its first crossing of {limit:g}, so {value:g} says where it stopped, not where it settled",
+            *steps,
         )
     if stricter is not None and value >= stricter:
         return STOPPING.finding(Effect.CONTRADICTS, f"{value:g} does not meet the report's own limit {stricter:g}", *steps)
