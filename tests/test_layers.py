@@ -20,7 +20,7 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "plugin", "active", "markers", "fixtures", "hookspecs", "cli", "doctor"),  # surfaces: pytest, command line, public door
-    ("report", "fleet"),  # what people read; many machines
+    ("report", "audit", "fleet"),  # what people read; many machines
     ("experiments",),  # protocols: drive a workload on an instrument
     ("claims", "session", "instrument", "config", "record"),  # verdicts, one run's lifecycle, artifacts on disk
     ("workloads",),  # what is run

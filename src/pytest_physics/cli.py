@@ -1,4 +1,4 @@
-"""The command line: ``pytest-physics doctor | verify | report | export``."""
+"""The command line: ``pytest-physics doctor | verify | report | export | audit``."""
 
 from __future__ import annotations
 
@@ -72,6 +72,26 @@ def export(
     with _artifacts(run):
         for path in export_run(run, output, formats=tuple(part.strip() for part in formats.split(",") if part.strip())):
             typer.echo(path)
+
+
+@app.command()
+def audit(
+    statements: Annotated[
+        Path | None, typer.Argument(help="a statements file (YAML or JSON); see docs/audit.md", metavar="[STATEMENTS]")
+    ] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="audit a run directory of ours instead")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="directory of the files that the statements attach")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the result as JSON")] = None,
+    html_file: Annotated[Path | None, typer.Option("--html", help="write the result as an HTML report")] = None,
+) -> None:
+    """Judge published claims from their own numbers; exit code 1 where one is refuted, 10 where one cannot be judged."""
+    from pytest_physics.audit.command import run_audit
+
+    found = run_audit(statements, run=run, data=data, json_file=json_file, html_file=html_file)
+    colours = {"VALIDATED": "green", "REFUTED": "red", "INVALID": "magenta", "INCONCLUSIVE": "yellow", "NOT": "white"}
+    for line in found.lines:
+        typer.secho(line, fg=colours.get(line.partition(" ")[0]))
+    raise typer.Exit(found.exit_code)
 
 
 @app.command()

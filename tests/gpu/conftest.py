@@ -27,6 +27,7 @@ import fakenvml
 import numpy as np
 import pytest
 
+from pytest_physics.devices.lock import LOCK_DIRECTORY
 from pytest_physics.metrology.uncertainty import coverage_factor
 from pytest_physics.record.reader import RunReader
 from pytest_physics.record.schema import ClaimRecord, EstimateRecord, ResultRecord, WindowRecord
@@ -97,6 +98,9 @@ class Run:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        for identity in re.findall(r"^uuid (\S+)$", (self.directory / "card.txt").read_text(), re.MULTILINE):
+            for lock in LOCK_DIRECTORY.glob(f"pytest-physics-{identity}-*.lock"):  # nobody else will ever use this card
+                lock.unlink(missing_ok=True)
 
     # --- what it left; everything waits for its end ----------------------------------------------------------------------
 

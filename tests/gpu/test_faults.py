@@ -127,3 +127,16 @@ def test_a_baseline_without_updates_has_no_mean(run):
     baseline = run.reader.baselines[-1]
     assert (baseline.n, baseline.mean_w) == (0, None)
     assert "0 updates" in run.failed_gates("baseline_after_the_loss")["idle updates"]
+
+
+def test_a_card_in_use_is_a_usage_error_that_names_the_holder(faults_run, second_run):
+    """Two runs on one card would measure each other: the second ends at once, with process and run of the first."""
+    assert second_run.exit_code == 4
+    assert f"process {faults_run.process.pid} (run {faults_run.path.name})" in second_run.output
+    assert "Wait until that run has ended" in second_run.output
+
+
+def test_the_first_run_is_not_disturbed_by_the_second(faults_run, second_run):
+    """The lock is the holder's until its end."""
+    assert second_run.exit_code == 4
+    assert faults_run.reader.run.state == "completed"

@@ -97,10 +97,9 @@ def _problems(error: ValidationError, name: str, lines: Mapping[Place, int]) -> 
     """One line per problem: file, line, place, what is wrong."""
     found: dict[str, None] = {}
     for problem in error.errors():
-        place = tuple(part for part in problem["loc"] if isinstance(part, str | int))
-        line = _line(place, lines)
-        where = ".".join(str(part) for part in place if part in {p for known in lines for p in known} or isinstance(part, str))
-        found[f"{name}, line {line}: {where + ': ' if where else ''}{_words(problem, place)}"] = None
+        place = problem["loc"]
+        where = ".".join(str(part) for part in place)
+        found[f"{name}, line {_line(place, lines)}: {where + ': ' if where else ''}{_words(problem, place)}"] = None
     return list(found)[:MAX_PROBLEMS]
 
 
@@ -127,10 +126,8 @@ def known_keys(place: Place) -> list[str]:
 
 
 def _step(node: Mapping[str, Any], part: str | int) -> dict[str, Any]:
-    if isinstance(part, int):
-        found = node.get("items", {})
-    else:
-        found = node.get("properties", {}).get(part) or node.get("additionalProperties", {})
+    named = node.get("properties", {}).get(part) or node.get("additionalProperties", {})
+    found = node.get("items", {}) if isinstance(part, int) else named
     return found if isinstance(found, dict) else {}
 
 

@@ -67,6 +67,8 @@ def known_sensor(instrument: Instrument, session: Session, load: SwitchedLoad | 
     cached = recall(instrument.device.fingerprint, "power_w", max_age_days=session.settings.sensor.max_age_days)
     if cached is None or instrument.simulated:
         return identify_sensor(instrument, session, load) if load is not None else _prior(instrument)
+    if load is not None:
+        load.warm_up()  # what follows, the idle baseline first of all, belongs to a device with its context open
     model = cached.record.sensor
     evidence = f"identified {cached.identified_utc} in run {cached.run_id}, {cached.record.evidence}"
     session.use_sensor(instrument, model, evidence=evidence)

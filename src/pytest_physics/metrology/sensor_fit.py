@@ -59,6 +59,8 @@ SAME_SHARE = 0.1
 """Minima closer than this share of their parameter are one minimum."""
 GRID_RATIO = 1.15
 """Ratio of neighbouring windows on the coarse grid: wider than a minimum is narrow."""
+HOPELESS = 10.0
+"""Local minima of the grid with more than this many times the lowest sum of squares are not polished."""
 POLISHED = 5
 """Local minima of the coarse grid that are polished."""
 TELEGRAPH_SHORTEST_S = 0.003
@@ -353,6 +355,7 @@ class _Search:
             cost[row] = ((self.y - offset[:, None] - gain[:, None] * m) ** 2).sum(axis=-1)
         rows = _local_minima(cost.min(axis=1))[:POLISHED]
         starts = [(row, column) for row in rows for column in _local_minima(cost[row])[: POLISHED if row == rows[0] else 1]]
+        starts = [start for start in starts if cost[start] <= HOPELESS * cost.min()]
         fits = sorted((self.polished(shape, [self.widths_s[row], self.delays_s[column]]) for row, column in starts), key=lambda f: f.bic)
         same_delay_s = 2 * float(self.delays_s[1] - self.delays_s[0])
         separate: list[ModelFit] = []

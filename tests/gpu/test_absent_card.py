@@ -57,16 +57,3 @@ def test_auto_takes_the_twin_and_says_so(runs, case, script):
     assert action in run.reader.run.banner[0]
     assert run.claims["duration"].estimate.provenance == "simulated"
     assert run.findings() == []
-
-
-def test_a_card_in_use_is_a_usage_error_that_names_the_holder(faults_run, second_run):
-    """Two runs on one card would measure each other: the second ends at once, with process and run of the first."""
-    assert second_run.exit_code == 4
-    assert f"process {faults_run.process.pid} (run {faults_run.path.name})" in second_run.output
-    assert "Wait until that run has ended" in second_run.output
-
-
-def test_the_first_run_is_not_disturbed_by_the_second(faults_run, second_run):
-    """The lock is the holder's until its end."""
-    assert second_run.exit_code == 4
-    assert faults_run.reader.run.state == "completed"
