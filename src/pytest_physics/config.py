@@ -10,7 +10,6 @@ A profile sets durations and repetitions, never the limits of gates: where a pro
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import tomllib
@@ -20,7 +19,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pytest_physics.errors import ConfigurationError
+from pytest_physics.errors import ConfigurationError, nearest_name
 
 Profile = Literal["quick", "standard", "publish"]
 PROFILES: tuple[str, ...] = get_args(Profile)
@@ -63,6 +62,12 @@ class SensorSettings(Section):
 
     telegraph_s: float = Field(default=30.0, gt=0)
     """Length of the random load that identifies it."""
+    square_s: float = Field(default=3.0, gt=0)
+    """Length of each phase of the square wave, idle, load, idle (TR122: 3 s); longer where the sensor needs it."""
+    levels_s: float = Field(default=2.0, gt=0)
+    """Length of each steady level, beyond the sensor's tail."""
+    counter_s: float = Field(default=0.0, ge=0)
+    """Length of a random load for comparing the energy counter with the readings; 0 compares them under the identifying load alone."""
     max_age_days: float = Field(default=90.0, ge=0)
     """An identification from an earlier run is used up to this age; 0 always identifies anew."""
 
@@ -142,6 +147,7 @@ PROFILE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "quick": {},
     "standard": {
         "baseline": {"settle_s": 10.0, "duration_s": 30.0},
+        "sensor": {"levels_s": 5.0, "counter_s": 120.0},
         "soak": {"budget_s": 600.0},
         "experiment": {
             "repetitions": 15,
@@ -154,6 +160,7 @@ PROFILE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     },
     "publish": {
         "baseline": {"settle_s": 60.0, "duration_s": 120.0},
+        "sensor": {"levels_s": 10.0, "counter_s": 300.0},
         "soak": {"budget_s": 1800.0},
         "experiment": {
             "repetitions": 25,
@@ -167,7 +174,7 @@ PROFILE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 """What each profile changes; ``quick`` is the default of every field."""
 
-VIRTUAL_TIME_DEFAULTS: Mapping[str, Any] = {name: PROFILE_DEFAULTS["publish"][name] for name in ("baseline", "soak")}
+VIRTUAL_TIME_DEFAULTS: Mapping[str, Any] = {name: PROFILE_DEFAULTS["publish"][name] for name in ("baseline", "sensor", "soak")}
 """On a virtual clock waiting costs nothing: whatever the profile, nothing is shortened there."""
 
 
@@ -222,8 +229,8 @@ def _given(values: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def nearest(word: str, known: tuple[str, ...] | list[str]) -> str:
     """`` (did you mean 'x'?)`` for a close match, else nothing."""
-    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""
+    match = nearest_name(word, known, cutoff=0.4)
+    return f" (did you mean {match!r}?)" if match else ""
 
 
 def _file_data(root: Path, file: Path | None) -> tuple[dict[str, Any], str]:

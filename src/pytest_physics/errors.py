@@ -6,6 +6,9 @@ Verdict errors end a pytest item; the rest end an operation.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class PhysicsError(Exception):
     """Base of all errors of this package."""
@@ -57,3 +60,14 @@ class InvalidMeasurement(Exception):  # noqa: N818 -- it is a verdict; not an As
 
 class InconclusiveMeasurement(Exception):  # noqa: N818 -- it is a verdict
     """The gates are green and the interval straddles the limit."""
+
+
+def nearest_name(word: str, known: Iterable[str], *, cutoff: float = 0.0) -> str | None:
+    """The known name that was probably meant: one that begins like ``word``, else the most similar; None below ``cutoff``.
+
+    >>> nearest_name("rtx4080", ["rtx3090", "rtx4080-laptop"])
+    'rtx4080-laptop'
+    """
+    names = sorted(known)
+    begins = [name for name in names if len(word) > 1 and (name.startswith(word) or word.startswith(name))]
+    return next(iter(begins or difflib.get_close_matches(word, names, n=1, cutoff=cutoff)), None)

@@ -14,7 +14,7 @@ from bisect import insort
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from pytest_physics.clock import NS_PER_S, Clock
 from pytest_physics.devices.base import Device
@@ -26,6 +26,9 @@ from pytest_physics.record.window_energy import energy_reach_ns
 from pytest_physics.sampling.base import Sampler
 from pytest_physics.sampling.trace import Trace
 from pytest_physics.workloads.synchronise import synchronise
+
+if TYPE_CHECKING:
+    from pytest_physics.short_events import Repetition
 
 Label = str | int | float
 
@@ -51,6 +54,9 @@ class Journal(Protocol):
     def evaluate(self, recipe: Recipe) -> Estimate:
         """Compute an estimate from the artifacts so far."""
 
+    def result(self, experiment: str, quantity: str, estimate: Estimate, **coordinates: Label) -> Estimate:
+        """Record an estimate as a result, and return it."""
+
     def read_trace(self, instrument: str) -> Trace:
         """Samples so far."""
 
@@ -75,7 +81,7 @@ class Window:
     """One event: ``with instrument.window("decode", tokens=512) as w: ...``, then ``w.energy``, ``w.duration``, ``w.per("token")``."""
 
     __slots__ = (
-        "_instrument", "_opened", "_synchronise", "id", "labels", "name", "phase", "synchronised", "t0_ns", "t1_ns", "test", "work",
+        "_instrument", "_opened", "_synchronise", "calls_ns", "id", "labels", "name", "phase", "synchronised", "t0_ns", "t1_ns", "test", "work",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +98,8 @@ class Window:
         self.phase = ""
         self.test = ""
         self.synchronised = False
+        self.calls_ns: list[int] = []
+        """Durations of single calls inside, where somebody timed them."""
         self.t0_ns = 0
         self.t1_ns = 0
 
@@ -160,6 +168,7 @@ class Window:
             labels=dict(self.labels),
             test=self.test,
             synchronised=self.synchronised,
+            calls_ns=self.calls_ns,
         )
 
 
@@ -244,8 +253,8 @@ class Instrument:
         position = len(self.phases)
         self.phases.append(record)
         self._phase_stack.append(record.id)
-        self.journal.phase_changed(record)
         try:
+            self.journal.phase_changed(record)
             yield record
         finally:
             self._phase_stack.remove(record.id)
@@ -276,6 +285,38 @@ class Instrument:
                 raise ValueError(f"window '{name}': '{counted}' must be a finite count >= 0 (got {amount!r}).")
         return Window(self, name, _plain(work), _plain(labels or {}), synchronise=synchronise and not self.simulated)
 
+    def repeat(
+        self,
+        fn: Callable[[], object],
+        *,
+        work: Mapping[str, float] | None = None,
+        target: float = 0.02,
+        budget_s: float = 120.0,
+        name: str = "",
+        estimator: str | None = None,
+    ) -> Repetition:
+        """Energy and latency of an event too short to be measured once: repeat it until both are known well enough.
+
+        Parameters
+        ----------
+        fn
+            One event; called many times.
+        work
+            What one event does: ``{"tokens": 128}``.
+        target
+            Largest relative expanded uncertainty of net energy (gross, where there is no power channel), the instrument's common
+            scale left apart.
+        budget_s
+            Time for all of it on the instrument's clock, idle baseline apart; at least four batches run whatever it is.
+        name
+            Name of the windows; default: that of ``fn``.
+        estimator
+            ``counter`` or ``power`` to insist on one; None takes the better one.
+        """
+        from pytest_physics.short_events import repeat  # noqa: PLC0415 -- it works on instruments, so it imports this module
+
+        return repeat(self, fn, work=work or {}, target=target, budget_s=budget_s, name=name, estimator=estimator)
+
     def _closed(self, window: Window) -> None:
         window.id = f"{self.name}-w{next(self._numbers)}"
         window.phase = self._phase_stack[-1] if self._phase_stack else ""
@@ -291,6 +332,7 @@ class Instrument:
             "labels": window.labels,
             "test": window.test,
             "synchronised": window.synchronised,
+            **({"calls_ns": window.calls_ns} if window.calls_ns else {}),
         }
         self.journal.window_line(_encode(line).encode() + b"\n")
         self.windows[window.id] = window

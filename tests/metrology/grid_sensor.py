@@ -64,6 +64,8 @@ def readings(card, t, power, rng):
 def polled(ticks, y, rng, *, until_s, poll_s=0.01, spread_s=0.002, grid=False):
     """Poll instants (ns) and values, of a loop that takes ``poll_s ± spread_s`` per poll, or of an exact grid."""
     count = int(until_s / poll_s)
-    t = rng.uniform(0, poll_s) + (np.arange(count) * poll_s if grid else np.cumsum(rng.uniform(poll_s - spread_s, poll_s + spread_s, count)))
+    t = rng.uniform(0, poll_s) + (
+        np.arange(count) * poll_s if grid else np.cumsum(rng.uniform(poll_s - spread_s, poll_s + spread_s, count))
+    )
     t = t[(t > ticks[0]) & (t < until_s)]
     return np.round(t * 1e9).astype(np.int64), y[np.searchsorted(ticks, t, side="right") - 1]

@@ -74,6 +74,15 @@ def test_allure_says_broken_for_what_could_not_be_measured(project):
     }  # fmt: skip
 
 
+def test_allure_sees_a_verdict_that_its_test_caught(project):
+    """The error is raised again after the test, so that no plugin takes it for a pass."""
+    pytest.importorskip("allure_pytest")
+    text = "def test_x(judge):\n    try:\n        judge(joules(1.0) <= NEAR)\n    except Exception:\n        pass\n"
+    assert project.run_test(text, "--alluredir=allure").ret == 10
+    (path,) = project.path.glob("allure/*-result.json")
+    assert json.loads(path.read_text(encoding="utf-8"))["status"] == "broken"
+
+
 # --- rerunfailures -----------------------------------------------------------------------------------------------------
 
 COUNTED = """

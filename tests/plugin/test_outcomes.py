@@ -105,7 +105,7 @@ def test_properties_are_plain_python_values(project):
         conftest="""
         import json
         def pytest_runtest_logreport(report):
-            if report.when == "teardown":
+            if report.when == "call":
                 with open("types.jsonl", "a") as file:
                     file.write(json.dumps([[type(v).__module__, type(v).__name__] for _, v in report.user_properties]) + "\\n")
         """

@@ -81,13 +81,13 @@ def changes(value: Any) -> list[Any]:
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int):
-        return [value + 1]
+        return [value + 1, value - 1]
     if isinstance(value, float):
         return [value * (1 + 1e-6) + 1e-7, -value if value else 1.0]
     if value is None:
         return [0.5]
     if re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", value):
-        return [value.replace("T", "T1") if value[11] == "0" else value[:11] + "0" + value[12:]]
+        return [value[:-2] + ("1" if value[-2] == "0" else "0") + "Z"]
     words = [group[(group.index(value) + 1) % len(group)] for group in ENUMERATIONS if value in group]
     return words or [f"{value}x"]
 

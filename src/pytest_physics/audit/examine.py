@@ -125,13 +125,18 @@ def _total(exhibit: said.Total, attached: Attached) -> Iterator[Finding]:
 @examine.register
 def _rate(exhibit: said.Rate, attached: Attached) -> Iterator[Finding]:
     del attached
-    yield counts.rate(exhibit.count, exhibit.time_s, exhibit.stated, unit=exhibit.unit, tolerance=exhibit.tolerance)
+    yield counts.rate(exhibit.count, exhibit.time_s, exhibit.stated, unit=_shown(exhibit.unit), tolerance=exhibit.tolerance)
 
 
 @examine.register
 def _limit(exhibit: said.Limit, attached: Attached) -> Iterator[Finding]:
     del attached
-    yield counts.plausibility(exhibit.value, most=exhibit.most, least=exhibit.least, why=exhibit.why, unit=exhibit.unit)
+    yield counts.plausibility(exhibit.value, most=exhibit.most, least=exhibit.least, why=exhibit.why, unit=_shown(exhibit.unit))
+
+
+def _shown(unit: str) -> str:
+    """A ratio has no unit to print."""
+    return "" if unit == "1" else unit
 
 
 @examine.register
@@ -185,11 +190,7 @@ def _classes(exhibit: said.Classes, attached: Attached) -> Iterator[Finding]:
 
 def _ranges(part: said.ClassRule | said.ClassRow) -> dict[str, tuple[float, float]]:
     named = {"samples": part.samples, "gap": part.gap, "duration_s": part.duration_s}
-    return {
-        name: (-math.inf if found[0] is None else found[0], math.inf if found[1] is None else found[1])
-        for name, found in named.items()
-        if found is not None
-    }
+    return {name: found for name, found in named.items() if found is not None}
 
 
 @examine.register

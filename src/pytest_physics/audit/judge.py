@@ -22,7 +22,7 @@ from pytest_physics.audit.loader import Loaded
 from pytest_physics.audit.statements import Claim, Exhibit, Source
 from pytest_physics.errors import ConfigurationError
 from pytest_physics.metrology.decision import Verdict
-from pytest_physics.metrology.forensics.catalogue import OWN_OUTCOME
+from pytest_physics.metrology.forensics.catalogue import OWN_OUTCOME, PREREQUISITE
 from pytest_physics.metrology.forensics.finding import Effect, Finding
 
 EXIT_CODES = {Verdict.REFUTED: 1, Verdict.INVALID: 10, Verdict.INCONCLUSIVE: 10}
@@ -47,6 +47,19 @@ class Examined:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """A finding behind a verdict."""
+
+    id: str
+    """Of the exhibit, or of the required claim."""
+    title: str
+    finding: Finding
+
+    def __str__(self) -> str:
+        return f"{self.title}: {self.finding.sentence}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ruling:
     """A claim and its verdict."""
 
@@ -55,8 +68,8 @@ class Ruling:
     reason: str
     needs: str
     """The datum that would decide a claim that is not decided."""
-    grounds: tuple[tuple[str, Finding], ...]
-    """Exhibit (or claim) id and finding behind the verdict."""
+    grounds: tuple[Ground, ...]
+    """What the verdict rests on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,8 +131,8 @@ def rulings(claims: Sequence[Claim], examined: Sequence[Examined]) -> tuple[Ruli
 
 def rule(claim: Claim, exhibits: Mapping[str, Examined], judged: Mapping[str, Ruling]) -> Ruling:
     """The verdict of one claim."""
-    asserted = [(name, finding) for name in claim.asserts for finding in exhibits[name].findings]
-    evidence = [(name, finding) for name in claim.rests_on for finding in exhibits[name].findings]
+    asserted = [ground for name in claim.asserts for ground in _grounds(exhibits[name])]
+    evidence = [ground for name in claim.rests_on for ground in _grounds(exhibits[name])]
     contradicted = _with(asserted, Effect.CONTRADICTS)
     if contradicted:
         return _ruling(claim, Verdict.REFUTED, contradicted)
@@ -140,41 +153,44 @@ def rule(claim: Claim, exhibits: Mapping[str, Examined], judged: Mapping[str, Ru
     return _not_tested(claim, [*asserted, *evidence])
 
 
-def _with(found: Sequence[tuple[str, Finding]], effect: Effect) -> list[tuple[str, Finding]]:
-    return [(name, finding) for name, finding in found if finding.effect is effect]
+def _grounds(part: Examined) -> list[Ground]:
+    return [Ground(id=part.id, title=part.exhibit.title or part.id, finding=finding) for finding in part.findings]
 
 
-def _own_outcome(claim: Claim) -> list[tuple[str, Finding]]:
+def _with(found: Sequence[Ground], effect: Effect) -> list[Ground]:
+    return [ground for ground in found if ground.finding.effect is effect]
+
+
+def _own_outcome(claim: Claim) -> list[Ground]:
     if claim.outcome in {None, "passed"}:
         return []
     words = "failed" if claim.outcome == "failed" else "was not run"
-    return [(claim.id, OWN_OUTCOME.finding(Effect.INVALIDATES, f"by the report's own record its test {words}"))]
+    return [Ground(id=claim.id, title="Own record", finding=OWN_OUTCOME.finding(Effect.INVALIDATES, f"the test behind it {words}"))]
 
 
-def _prerequisites(claim: Claim, judged: Mapping[str, Ruling]) -> list[tuple[str, Finding]]:
-    return [
-        (
-            name,
-            OWN_OUTCOME.finding(Effect.INVALIDATES, f"it requires claim '{name}', which is {judged[name].verdict.value.replace('_', ' ')}"),
-        )
-        for name in claim.requires
-        if judged[name].verdict is not Verdict.VALIDATED
-    ]
+def _prerequisites(claim: Claim, judged: Mapping[str, Ruling]) -> list[Ground]:
+    broken = [judged[name] for name in claim.requires if judged[name].verdict is not Verdict.VALIDATED]
+    return [Ground(id=ruling.claim.id, title="Prerequisite", finding=_broken(ruling)) for ruling in broken]
 
 
-def _ruling(claim: Claim, verdict: Verdict, grounds: Sequence[tuple[str, Finding]]) -> Ruling:
-    reason = "; ".join(dict.fromkeys(finding.sentence for _, finding in grounds))
+def _broken(ruling: Ruling) -> Finding:
+    word = ruling.verdict.value.replace("_", " ")
+    return PREREQUISITE.finding(Effect.INVALIDATES, f"claim '{ruling.claim.id}', which it requires, is {word}")
+
+
+def _ruling(claim: Claim, verdict: Verdict, grounds: Sequence[Ground]) -> Ruling:
+    reason = "; ".join(dict.fromkeys(str(ground) for ground in grounds))
     needs = "" if verdict in {Verdict.REFUTED, Verdict.VALIDATED} else _needed(claim, grounds)
     return Ruling(claim=claim, verdict=verdict, reason=reason, needs=needs, grounds=tuple(grounds))
 
 
-def _needed(claim: Claim, grounds: Sequence[tuple[str, Finding]]) -> str:
-    return claim.needs or "; ".join(dict.fromkeys(finding.needs for _, finding in grounds if finding.needs))
+def _needed(claim: Claim, grounds: Sequence[Ground]) -> str:
+    return claim.needs or "; ".join(dict.fromkeys(ground.finding.needs for ground in grounds if ground.finding.needs))
 
 
-def _not_tested(claim: Claim, found: Sequence[tuple[str, Finding]]) -> Ruling:
+def _not_tested(claim: Claim, found: Sequence[Ground]) -> Ruling:
     lacking = _with(found, Effect.LACKS)
     needs = _needed(claim, lacking) or RAW_DATA
     known = "its numbers are consistent, which does not make them true" if found else "no numbers of it are given"
-    reason = "; ".join(finding.sentence for _, finding in lacking) or f"{known}; what would decide it: {needs}"
+    reason = "; ".join(map(str, lacking)) or f"{known}; what would decide it: {needs}"
     return Ruling(claim=claim, verdict=Verdict.NOT_TESTED, reason=reason, needs=needs, grounds=tuple(found))

@@ -36,7 +36,7 @@ def _ruling(ruling: Ruling) -> dict[str, Any]:
         "verdict": ruling.verdict.value,
         "reason": ruling.reason,
         "would_decide": ruling.needs,
-        "grounds": [{"of": name, "check": finding.check, "effect": finding.effect.name} for name, finding in ruling.grounds],
+        "grounds": [{"of": ground.id, "check": ground.finding.check, "effect": ground.finding.effect.name} for ground in ruling.grounds],
     }
 
 

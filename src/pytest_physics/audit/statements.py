@@ -10,9 +10,10 @@ checks are applied; nobody chooses checks. A claim names the exhibits that it ``
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, field_validator, model_validator
 
@@ -51,12 +52,45 @@ def unit_text(text: str) -> str:
 
 Number = Annotated[Printed, PlainValidator(printed), WithJsonSchema({"type": ["number", "string"]})]
 """A printed number. Write it as text ("20.70") where trailing zeros matter and your editor removes them."""
+
+
+def printed_or_word(value: object) -> Printed | str:
+    """A number stays a number, and what is written as text stays text: "3.12" of Python is no number."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value if isinstance(value, str) else printed(value)
+
+
+Said = Annotated[Printed | str, PlainValidator(printed_or_word), WithJsonSchema({"type": ["number", "string", "boolean"]})]
 Count = Annotated[int, Field(ge=0)]
 UnitText = Annotated[str, PlainValidator(unit_text), WithJsonSchema({"type": "string"})]
-Range = tuple[float | None, float | None]
-"""Lowest and highest value, both included; null for no bound."""
+CONDITION = re.compile(r"(<=|>=|<|>)\s*(\S+)")
+
+
+def bounds(value: object) -> tuple[float, float]:
+    """A range from ``[low, high]`` (both included, null for no bound) or from a condition such as ``"> 0.10"``."""
+    if isinstance(value, str):
+        found = CONDITION.fullmatch(value.strip())
+        if not found:
+            raise ValueError(f"'{value}' is no condition: write one of <, <=, >, >= and a number, or [lowest, highest]")
+        operator, limit = found.group(1), float(printed(found.group(2)))
+        if operator in {"<", "<="}:
+            return -math.inf, limit if operator == "<=" else math.nextafter(limit, -math.inf)
+        return limit if operator == ">=" else math.nextafter(limit, math.inf), math.inf
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError('must be [lowest, highest] with null for no bound, or a condition such as "> 0.10"')
+    low, high = value
+    return -math.inf if low is None else float(printed(low)), math.inf if high is None else float(printed(high))
+
+
+_END = {"type": ["number", "string", "null"]}
+Range = Annotated[
+    tuple[float, float],
+    PlainValidator(bounds),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": _END, "minItems": 2, "maxItems": 2}]}),
+]
+"""Lowest and highest value, both included, null for no bound; or a condition: ``"> 0.10"``."""
 Provenance = Literal["measured", "derived", "simulated", "assumed", "illustrative"]
-Origin = Literal["measured", "derived", "simulated"]
 
 
 class Statement(BaseModel):
@@ -85,8 +119,8 @@ class Level(Statement):
 
     above: Number | None = None
     below: Number | None = None
-    at_least: float | None = Field(None, ge=0, le=1)
-    at_most: float | None = Field(None, ge=0, le=1)
+    at_least: float | None = Field(default=None, ge=0, le=1)
+    at_most: float | None = Field(default=None, ge=0, le=1)
 
 
 class Bin(Statement):
@@ -103,7 +137,7 @@ class Uncertainty(Statement):
     stated: Number
     n: Count
     """Number of readings that it was computed from."""
-    lag1: float | None = Field(None, gt=-1, lt=1)
+    lag1: float | None = Field(default=None, gt=-1, lt=1)
     """Lag-1 correlation of the readings."""
     independence_denied: bool = False
     """Whether the report itself says that its readings are correlated."""
@@ -117,13 +151,13 @@ class Quantity(Statement):
     sd: Number | None = None
     min: Number | None = None
     max: Number | None = None
-    step: float | None = Field(None, gt=0)
+    step: float | None = Field(default=None, gt=0)
     """Step of the sensor: 1 for whole degrees, 0.001 for whole milliwatts."""
     levels: list[Level] = []
     histogram: list[Bin] = []
-    histogram_slack: float = Field(0.005, ge=0)
+    histogram_slack: float = Field(default=0.005, ge=0)
     """How far each share may be off: 0.05 for shares "about"."""
-    outlier_rule_k: float | None = Field(None, gt=0)
+    outlier_rule_k: float | None = Field(default=None, gt=0)
     """k of a detector that counts readings above mean + k·sd."""
     uncertainty: Uncertainty | None = None
 
@@ -134,7 +168,7 @@ class Sample(Exhibit):
     quantities: dict[str, Quantity]
     n: list[Count] = []
     """Every number of readings that the report states for it."""
-    n_known: Count | None = Field(None, gt=1)
+    n_known: Count | None = Field(default=None, gt=1)
     """The number of readings where it is beyond doubt."""
     ddof: Literal[0, 1] = 1
 
@@ -152,9 +186,9 @@ class EnergyUncertainty(Exhibit):
     sd_w: Number
     dt_s: float = Field(gt=0)
     """Interval of readings that the table assumes."""
-    actual_dt_s: float | None = Field(None, gt=0)
+    actual_dt_s: float | None = Field(default=None, gt=0)
     """Interval that really was, where it is known."""
-    idle_s: float | None = Field(None, gt=0)
+    idle_s: float | None = Field(default=None, gt=0)
     """How long idle was measured; its mean has an error too."""
     rows: list[EnergyRow]
 
@@ -176,7 +210,7 @@ class Total(Exhibit):
     total: Number
     parts: dict[str, Number]
     unit: str = ""
-    tolerance: float = Field(0.0, ge=0)
+    tolerance: float = Field(default=0.0, ge=0)
 
 
 class Rate(Exhibit):
@@ -186,7 +220,7 @@ class Rate(Exhibit):
     time_s: Number
     stated: Number
     unit: UnitText = "1/s"
-    tolerance: float = Field(0.05, ge=0)
+    tolerance: float = Field(default=0.05, ge=0)
 
 
 class Limit(Exhibit):
@@ -280,9 +314,9 @@ class Stop(Exhibit):
     """Whether the run stopped at once when the limit was passed; null where it is not known."""
     stricter: float | None = None
     """A stricter limit that the report itself asks for."""
-    step: float | None = Field(None, gt=0)
+    step: float | None = Field(default=None, gt=0)
     """Step of the readings, for a slope."""
-    window: float | None = Field(None, gt=0)
+    window: float | None = Field(default=None, gt=0)
     """Window of the slope, in the time unit of the slope."""
 
 
@@ -317,14 +351,14 @@ class Classes(Exhibit):
 class Sensor(Exhibit):
     """What a reading averages over, and the events that it should have seen."""
 
-    averages_s: float | None = Field(None, ge=0)
+    averages_s: float | None = Field(default=None, ge=0)
     """Width of its average; taken from ``family`` and ``driver`` where absent."""
     family: str | None = None
     """Chip family of an NVIDIA card (Ada, Ampere, GA100, Turing …) read through nvmlDeviceGetPowerUsage."""
     driver: int | None = None
     """Driver branch: 535 of 535.104."""
-    update_period_s: float = Field(0.1, gt=0)
-    rise_limit_s: float | None = Field(None, gt=0)
+    update_period_s: float = Field(default=0.1, gt=0)
+    rise_limit_s: float | None = Field(default=None, gt=0)
     events_s: dict[str, float] = {}
     """Length of each event whose energy was read."""
     corrected: bool = False
@@ -359,7 +393,7 @@ class Proportion(Exhibit):
     b: ShareOf | None = None
     discordant: tuple[Count, Count] | None = None
     """Instants flagged only in a, and only in b, where both were flagged at the same instants."""
-    design_effect: float = Field(1.0, ge=1)
+    design_effect: float = Field(default=1.0, ge=1)
     """How much flags that come in runs reduce the number of trials."""
 
 
@@ -369,11 +403,11 @@ class Correlation(Exhibit):
     n: Count
     r: Number | None = None
     n_distinct: Count | None = None
-    n_eff: float | None = Field(None, gt=0)
+    n_eff: float | None = Field(default=None, gt=0)
     lag1: tuple[float, float] | None = None
     """Lag-1 correlations of the two series."""
-    lags_searched: int = Field(1, ge=1)
-    at_least: float | None = Field(None, gt=0, lt=1)
+    lags_searched: int = Field(default=1, ge=1)
+    at_least: float | None = Field(default=None, gt=0, lt=1)
     """Strength that is claimed; for a planned correlation the smallest that matters."""
 
 
@@ -411,7 +445,7 @@ class Allocation(Exhibit):
     costs: list[float]
     unit: UnitText = "J"
     total: Number | None = None
-    baseline: float | None = Field(None, gt=0)
+    baseline: float | None = Field(default=None, gt=0)
     saving_percent: Number | None = None
     prefers_cheap: bool = True
     """Whether the allocation is said to prefer what is cheap."""
@@ -428,17 +462,10 @@ class Allocation(Exhibit):
 class Fact(Exhibit):
     """What several places say of one thing."""
 
-    values: dict[str, Number | str] = Field(min_length=2)
+    values: dict[str, Said] = Field(min_length=2)
     unit: str = ""
-    tolerance: float = Field(0.0, ge=0)
+    tolerance: float = Field(default=0.0, ge=0)
     """Relative difference that is allowed between numbers."""
-
-    @field_validator("values", mode="before")
-    @classmethod
-    def _numbers_and_words(cls, values: Any) -> Any:  # noqa: ANN401 -- whatever the file holds
-        if not isinstance(values, dict):
-            return values
-        return {str(k): v if isinstance(v, str) else str(v).lower() if isinstance(v, bool) else printed(v) for k, v in values.items()}
 
 
 class Spans(Exhibit):
@@ -502,7 +529,7 @@ class Series(Exhibit):
     """Attached data."""
 
     rows: Rows
-    period_s: float | None = Field(None, gt=0)
+    period_s: float | None = Field(default=None, gt=0)
     """Stated period."""
     measured: list[str] = []
     """Columns that are shown as measured and should vary."""
@@ -519,7 +546,7 @@ class Alignment(Exhibit):
 
     a: Rows | None = None
     b: Rows | None = None
-    tolerance_s: float = Field(1.0, gt=0)
+    tolerance_s: float = Field(default=1.0, gt=0)
     lags: dict[float, Number] = {}
 
 

@@ -88,10 +88,15 @@ def identify_sensor(instrument: Instrument, session: Session, load: SwitchedLoad
         model = identify(session, session.phase(phase)).model
     except RefusedError as refusal:
         return replace(_prior(instrument), estimates=estimates, phase=phase, refusal=refusal.gate)
-    session.use_sensor(instrument, model, evidence=f"identified in phase {phase}")
-    if not instrument.simulated:
-        remember(instrument.device.fingerprint, "power_w", model, run_id=session.path.name, evidence=f"phase {phase}")
+    store_sensor(instrument, session, model, evidence=f"identified in phase {phase}")
     return InstrumentResponse(model=model, estimates=estimates, phase=phase)
+
+
+def store_sensor(instrument: Instrument, session: Session, model: SensorModel, *, evidence: str) -> None:
+    """Use ``model`` from now on, and keep it for later runs on the same device; a twin is identified by every run."""
+    session.use_sensor(instrument, model, evidence=evidence)
+    if not instrument.simulated:
+        remember(instrument.device.fingerprint, "power_w", model, run_id=session.path.name, evidence=evidence)
 
 
 def _prior(instrument: Instrument) -> InstrumentResponse:

@@ -12,10 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from scipy import special
-
 from pytest_physics.metrology.quality import Quality
-from pytest_physics.metrology.uncertainty import Comparison, Gate
+from pytest_physics.metrology.uncertainty import Comparison, Estimate, Gate
 
 MIN_DOF = 10.0
 """A claim is not accepted on fewer effective degrees of freedom: an uncertainty from a handful of values is a guess itself."""
@@ -42,7 +40,7 @@ class Decision:
     guard_band: float | None
     """Expanded uncertainty U, in the estimate's unit."""
     conformance: float | None
-    """Probability that the claim holds, from the t distribution of the estimate."""
+    """Probability that the claim holds, from the distribution of the estimate's error."""
 
 
 def quality_gate(comparison: Comparison) -> Gate:
@@ -104,7 +102,7 @@ def _decide_interval(comparison: Comparison) -> Decision:
     margin = (comparison.limit - estimate.value) * (1.0 if below else -1.0)
     guard, dof = estimate.expanded, estimate.dof
     strict = comparison.operator in {"<", ">"}
-    conformance = _conformance(margin, estimate.u, dof, strict=strict)
+    conformance = _conformance(estimate, margin, strict=strict)
     numbers = f"margin {margin:+.4g}, U {guard:.4g} {estimate.unit} (k from ν = {dof:.3g})"
     holds = margin > guard or (margin == guard and not strict)
     fails = -margin > guard or (guard == 0 and not holds)
@@ -122,8 +120,7 @@ def _decide_interval(comparison: Comparison) -> Decision:
     return Decision(verdict=verdict, reason=why, margin=margin, guard_band=guard, conformance=conformance)
 
 
-def _conformance(margin: float, u: float, dof: float, *, strict: bool) -> float:
-    if u == 0:
+def _conformance(estimate: Estimate, margin: float, *, strict: bool) -> float:
+    if estimate.u == 0:
         return float(margin > 0 or (margin == 0 and not strict))
-    standardised = margin / u
-    return float(special.ndtr(standardised) if math.isinf(dof) else special.stdtr(dof, standardised))
+    return estimate.probability_below(margin)

@@ -32,7 +32,7 @@ class QuantileInterval:
     probability: float
     """Which quantile: 0.5 for the median."""
     value: float
-    """In the unit of the sample."""
+    """In the unit of the sample: the smallest value with at least this share of the sample at or below it."""
     low: float
     """Lower bound; −inf where the sample is too small for one."""
     high: float
@@ -70,7 +70,7 @@ def quantile_interval(values: FloatArray, probability: float) -> QuantileInterva
     high = int(stats.binom.ppf(1 - tail, n, probability)) + 1
     return QuantileInterval(
         probability=probability,
-        value=float(np.quantile(x, probability)),
+        value=float(np.quantile(x, probability, method="inverted_cdf")),
         low=float(x[low - 1]) if low >= 1 else -math.inf,
         high=float(x[high - 1]) if high <= n else math.inf,
         n=n,

@@ -143,6 +143,11 @@ class ModelFit:
     """How many readings carry the timing: (Σh)²/Σh² with h the leverage on it."""
 
     @property
+    def in_words(self) -> str:
+        """Width, delay and gain for messages."""
+        return f"of {self.width_s * 1e3:.4g} ms (delay {self.delay_s * 1e3:.4g} ms, gain {self.gain:.4g})"
+
+    @property
     def width_s(self) -> float:
         """The parameter that names the kernel: τ for a lag, else W."""
         return self.lag_s if self.shape is Shape.LAG else self.window_s
@@ -484,8 +489,8 @@ def _check_unique(minima: list[ModelFit], scope: str) -> None:
         if gap <= DECISIVE_BIC:
             refuse(
                 "sensor fit: unique", scope=scope, measured=gap, limit=DECISIVE_BIC, unit="1",
-                reason=f"a {best.shape} of {best.width_s * 1e3:.4g} ms (delay {best.delay_s * 1e3:.4g} ms, gain {best.gain:.4g}) and one of "
-                f"{other.width_s * 1e3:.4g} ms (delay {other.delay_s * 1e3:.4g} ms, gain {other.gain:.4g}) fit the same data: ΔBIC {gap:.1f} (needed: {DECISIVE_BIC:.0f})",
+                reason=f"a {best.shape} {best.in_words} and one {other.in_words} fit the same data: "
+                f"ΔBIC {gap:.1f} (needed: {DECISIVE_BIC:.0f})",
                 remedy="Use a random-telegraph load, several load periods, or state the gain from the load's plateaus.",
             )  # fmt: skip
 

@@ -5,6 +5,10 @@ with the same source are the same error, fully correlated; different sources are
 ratio of two energies measured with it, without anybody saying so. This is linear propagation (GUM, JCGM 100:2008, §5), with the
 effective degrees of freedom of Welch–Satterthwaite (G.4.1) and the coverage factor ``t_{0.975}(ν)``.
 
+Where one rectangular term makes up more than 0.7 of u_c, the error is no normal variable: 1.96·u would be wider than the rectangle
+itself. There the distribution of the sum is used (JCGM 101), as the exact convolution of that rectangle with Student's t of all the
+rest, which has a closed form: no draws, the same number every time. :func:`expanded_uncertainty`, :func:`probability_below`.
+
 Every estimate also carries its *recipe*: how to compute it again from a run's raw artifacts. Arithmetic composes recipes.
 """
 
@@ -17,7 +21,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from scipy import special
+from scipy import optimize, special
 
 from pytest_physics.metrology.quality import Provenance, Quality
 from pytest_physics.units import Unit, quantity_text
@@ -26,6 +30,13 @@ UNRECORDED = "unrecorded"
 """Operation of a recipe that does not exist: nobody can compute such an estimate again, and no claim accepts it."""
 COVERAGE = 0.95
 """Coverage probability of every stated interval."""
+
+DOMINATING_SHARE = 0.7
+"""Share of u_c from which a rectangular term shapes the distribution of the sum."""
+NORMAL_DOF = 1e6
+"""More degrees of freedom are a normal distribution."""
+FEWEST_DOF = 1.5
+"""The convolution below needs a Student's t that has a mean; fewer degrees of freedom are taken as these."""
 
 Evaluation = Literal["A", "B"]
 Distribution = Literal["normal", "rectangular"]
@@ -181,7 +192,7 @@ class Estimate:
     @property
     def expanded(self) -> float:
         """Expanded uncertainty U for 95 % coverage, in ``unit``."""
-        return coverage_factor(self.dof) * self.u if self.components else 0.0
+        return expanded_uncertainty(self.components)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -192,11 +203,13 @@ class Estimate:
     @property
     def relative_without_scale(self) -> float:
         """Expanded uncertainty over value with the common scale left apart; infinite where the value is 0 or NaN."""
-        own = _merged(c for c in self.components if not c.common_scale)
         if not self.value or math.isnan(self.value):
             return math.inf
-        u = math.sqrt(sum(c.contribution**2 for c in own))
-        return coverage_factor(_effective_dof(own)) * u / abs(self.value) if own else 0.0
+        return expanded_uncertainty(c for c in self.components if not c.common_scale) / abs(self.value)
+
+    def probability_below(self, margin: float) -> float:
+        """Probability that the error, true value minus estimate, is at most ``margin`` (in ``unit``)."""
+        return probability_below(self.components, margin)
 
     @property
     def budget(self) -> tuple[Component, ...]:
@@ -356,6 +369,69 @@ def _merged(components: Iterable[Component]) -> tuple[Component, ...]:
         else:
             by_source[component.source] = replace(known, contribution=known.contribution + component.contribution)
     return tuple(by_source.values())
+
+
+def expanded_uncertainty(components: Iterable[Component]) -> float:
+    """U with 95 % coverage of the sum of independent errors; 0 for none."""
+    merged = _merged(components)
+    if not merged:
+        return 0.0
+    u = math.sqrt(sum(c.contribution**2 for c in merged))
+    split = _dominated(merged, u)
+    return coverage_factor(_effective_dof(merged)) * u if split is None else _expanded_of_sum(*split)
+
+
+def probability_below(components: Iterable[Component], margin: float) -> float:
+    """Probability that the sum of independent errors is at most ``margin``; 0 or 1 without any error."""
+    merged = _merged(components)
+    u = math.sqrt(sum(c.contribution**2 for c in merged))
+    if u == 0:
+        return float(margin >= 0)
+    split = _dominated(merged, u)
+    if split is None:
+        return _student(_effective_dof(merged), margin / u)
+    half, rest_u, dof = split
+    return (1 + math.copysign(_within(abs(margin), half, rest_u, dof), margin)) / 2
+
+
+def _dominated(components: Sequence[Component], u: float) -> tuple[float, float, float] | None:
+    """Half-width of the rectangle that shapes the sum, with standard uncertainty and degrees of freedom of the rest; or None."""
+    largest = max(components, key=lambda c: abs(c.contribution))
+    if largest.distribution != "rectangular" or not DOMINATING_SHARE * u < abs(largest.contribution) < math.inf:
+        return None
+    rest = [c for c in components if c is not largest]
+    rest_u = math.sqrt(sum(c.contribution**2 for c in rest))
+    return math.sqrt(3) * abs(largest.contribution), rest_u, max(FEWEST_DOF, _effective_dof(rest))
+
+
+def _expanded_of_sum(half: float, rest_u: float, dof: float) -> float:
+    """Half-width that holds 95 % of a rectangle of half-width ``half`` convolved with ``rest_u``·t(dof)."""
+    if rest_u < 1e-9 * half:
+        return COVERAGE * half
+    upper = half + coverage_factor(dof) * rest_u
+    return float(optimize.brentq(lambda x: _within(x, half, rest_u, dof) - COVERAGE, 0.0, upper, xtol=1e-12 * upper))
+
+
+def _within(x: float, half: float, rest_u: float, dof: float) -> float:
+    """Probability that |rectangle + rest| ≤ x: the cumulative distribution of the rest, averaged over the rectangle."""
+    if rest_u < 1e-9 * half:
+        return min(1.0, x / half)
+    high, low = (x + half) / rest_u, (x - half) / rest_u
+    return rest_u / half * (_student_integral(dof, high) - _student_integral(dof, low)) - 1
+
+
+def _student(dof: float, x: float) -> float:
+    """Cumulative distribution of Student's t."""
+    return float(special.ndtr(x) if math.isinf(dof) else special.stdtr(dof, x))
+
+
+def _student_integral(dof: float, x: float) -> float:
+    """Antiderivative of Student's cumulative distribution: x·F(x) + (ν + x²)/(ν − 1)·f(x); for the normal x·Φ(x) + φ(x)."""
+    if dof > NORMAL_DOF:
+        return x * _student(dof, x) + math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    log_scale = special.gammaln((dof + 1) / 2) - special.gammaln(dof / 2) - math.log(dof * math.pi) / 2
+    density = math.exp(float(log_scale) - (dof + 1) / 2 * math.log1p(x * x / dof))
+    return x * _student(dof, x) + (dof + x * x) / (dof - 1) * density
 
 
 def _effective_dof(components: Sequence[Component]) -> float:

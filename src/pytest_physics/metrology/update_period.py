@@ -53,6 +53,8 @@ CENSORED_CHANGES = 500
 """Changes of one segment, evenly chosen, used for its line; more add little and cost time."""
 MAX_SEGMENTS = 20
 """Segments used, largest first."""
+IN_STEP_SHARE = 0.3
+"""Changes that scatter by less than this share of what polls at random instants give are polled in step."""
 JITTER_SHARES = (0.02, 0.1, 0.3)
 """Jitters of the sensor that are considered, in typical poll gaps."""
 
@@ -332,28 +334,35 @@ def _line(low_s: FloatArray, high_s: FloatArray, tick: FloatArray) -> _Line:
     then early. Here each interval has the likelihood ``Φ((high − x)/σ) − Φ((low − x)/σ)``; the jitter σ is a nuisance, the posterior
     is summed on a grid that zooms in.
     """
-    reach_tick = max(1.0, float(np.abs(tick).max()))
-    if float(np.median(high_s - low_s)) <= 0:  # instants known exactly, as from a driver's buffer
-        weight = max(1.0, float(tick @ tick))
-        spread = max(float(np.std(low_s)), 1e-9)
-        return _Line(
-            shift_s=float(low_s.mean()), u_shift_s=spread / math.sqrt(len(low_s)),
-            slope_s=float(tick @ low_s) / weight, u_slope_s=spread / math.sqrt(weight),
-        )  # fmt: skip
-    stride = max(1, len(tick) // CENSORED_CHANGES)
-    low_s, high_s, tick = low_s[::stride], high_s[::stride], tick[::stride] / reach_tick
     width_s = float(np.median(high_s - low_s))
+    if width_s <= 0:
+        return _exact_line(low_s, tick)
+    reach = max(1.0, float(np.abs(tick).max()))
+    stride = max(1, len(tick) // CENSORED_CHANGES)
+    low_s, high_s, tick = low_s[::stride], high_s[::stride], tick[::stride] / reach
     centre, half = np.zeros(2), np.full(2, width_s)
     for _ in range(3):
         axes = centre[:, None] + half[:, None] * np.linspace(-1, 1, 31)
-        weight2 = _posterior(low_s, high_s, tick, axes, width_s)
-        marginals = weight2.sum(axis=1), weight2.sum(axis=0)
-        centre = np.array([float(m @ axis) for m, axis in zip(marginals, axes, strict=True)])
-        spread2 = [math.sqrt(float(m @ (axis - mean) ** 2)) for m, axis, mean in zip(marginals, axes, centre, strict=True)]
-        cell = half / 15
-        u = np.hypot(spread2, cell / math.sqrt(12))
+        weight = _posterior(low_s, high_s, tick, axes, width_s)
+        marginals = (weight.sum(axis=1), weight.sum(axis=0))
+        centre = np.array([m @ axis for m, axis in zip(marginals, axes, strict=True)])
+        variance = np.array([m @ (axis - mean) ** 2 for m, axis, mean in zip(marginals, axes, centre, strict=True)])
+        u = np.sqrt(variance + (half / 15) ** 2 / 12)  # the grid's own step counts too
         half = np.minimum(half, 4 * u)
-    return _Line(shift_s=float(centre[0]), u_shift_s=float(u[0]), slope_s=float(centre[1]) / reach_tick, u_slope_s=float(u[1]) / reach_tick)
+    from_line_s = (low_s + high_s) / 2 - centre[0] - centre[1] * tick
+    if float(from_line_s.std()) < IN_STEP_SHARE * width_s / math.sqrt(12):
+        u[0] = max(u[0], width_s / math.sqrt(12))  # polls in step with updates: all lie at the same place between two polls
+    return _Line(shift_s=float(centre[0]), u_shift_s=float(u[0]), slope_s=float(centre[1]) / reach, u_slope_s=float(u[1]) / reach)
+
+
+def _exact_line(time_s: FloatArray, tick: FloatArray) -> _Line:
+    """Least squares, for instants known exactly, as from a driver's buffer; tick numbers are centred."""
+    weight = max(1.0, float(tick @ tick))
+    slope_s = float(tick @ time_s) / weight
+    spread_s = max(float(np.std(time_s - slope_s * tick)), 1e-9)
+    return _Line(
+        shift_s=float(time_s.mean()), u_shift_s=spread_s / math.sqrt(len(time_s)), slope_s=slope_s, u_slope_s=spread_s / math.sqrt(weight)
+    )  # fmt: skip
 
 
 def _posterior(low_s: FloatArray, high_s: FloatArray, tick: FloatArray, axes: FloatArray, width_s: float) -> FloatArray:

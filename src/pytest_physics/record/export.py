@@ -23,6 +23,7 @@ from pytest_physics.metrology.quality import Quality
 from pytest_physics.metrology.response import SensorModel
 from pytest_physics.metrology.uncertainty import Estimate
 from pytest_physics.record.data import RecordedRun
+from pytest_physics.record.reader import SENSORS
 from pytest_physics.record.schema import BaselineRecord, Record, WindowRecord, finite_or_none
 from pytest_physics.record.window_energy import energy_estimate
 from pytest_physics.sampling.trace import Trace
@@ -128,9 +129,12 @@ def _energy(run: RecordedRun, window: WindowRecord, kind: str, baselines: Sequen
         return None
 
 
-def _last_sensor(run: RecordedRun, instrument: str) -> SensorModel | None:
+def _last_sensor(run: RecordedRun, instrument: str) -> SensorModel:
     """What was known of the power channel at the end of the run."""
-    return next((record.sensor for record in reversed(run.reader.sensors) if record.instrument == instrument), None)
+    found = next((record.sensor for record in reversed(run.reader.sensors) if record.instrument == instrument), None)
+    if found is None:
+        raise RecordError(f"{run.reader.path / SENSORS} does not know the power sensor of '{instrument}'; restore it from a copy.")
+    return found
 
 
 def _metadata(run: RecordedRun, path: Path) -> Path:

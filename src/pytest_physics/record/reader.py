@@ -74,6 +74,8 @@ class RunReader:
     @cached_property
     def windows(self) -> list[WindowRecord]:
         """All windows, in the order in which they closed."""
+        if not (self.path / WINDOWS).exists():  # made before anything else; of the others, what was not measured has no file
+            raise RecordError(f"{self.path / WINDOWS} is missing; restore it from a copy.")
         return self._lines(WINDOWS, WindowRecord)
 
     @cached_property

@@ -28,9 +28,12 @@ from pytest_physics.metrology.thermal import SECONDS_PER_MINUTE, SoakAssessment,
 from pytest_physics.metrology.throttle import clock_parity
 from pytest_physics.metrology.uncertainty import ARITHMETIC, Component, Estimate, Gate, Recipe, coverage_factor
 from pytest_physics.metrology.updates import distinct_updates
+from pytest_physics.record.counter_evaluation import COUNTER_LEAVES
 from pytest_physics.record.data import RunData
 from pytest_physics.record.identification import timing_estimate
+from pytest_physics.record.repetition_energy import batch_mean, cross_checked, latency_estimate, phase_average, repetitions_of
 from pytest_physics.record.schema import BaselineRecord, GateRecord, PhaseRecord, WindowRecord, finite_or_none
+from pytest_physics.record.sensor_checks import SENSOR_LEAVES
 from pytest_physics.record.window_energy import energy_estimate, energy_reach_ns, true_energy, true_energy_between
 from pytest_physics.sampling.statistics import sampler_statistics
 from pytest_physics.sampling.trace import Trace
@@ -41,7 +44,9 @@ Truth = Callable[[Parameters, RunData], Estimate | None]
 
 LEAVES: dict[str, Leaf] = {}
 TRUTHS: dict[str, Truth] = {}
-COMPOSITES = {**ARITHMETIC, **LINEAR_LAW}
+SENSED = frozenset({"window.energy", "repetition.phase_average"})
+"""Leaves that need the readings of the sensor's tail after their windows."""
+COMPOSITES = {**ARITHMETIC, **LINEAR_LAW, "batches": batch_mean, "cross_checked": cross_checked}
 
 
 def evaluate(recipe: Recipe, data: RunData) -> Estimate:
@@ -77,7 +82,7 @@ def evidence(recipe: Recipe) -> tuple[str, ...]:
     """Artifacts behind a recipe, as paths inside the run directory."""
     paths: list[str] = []
     for leaf in recipe.leaves():
-        named = [str(value) for key, value in leaf.parameters.items() if key in {"window", "phase", "span", "baseline", "instrument"}]
+        named = [str(value) for key, value in leaf.parameters.items() if key in {"window", "phase", "span", "telegraph", "baseline", "instrument"}]
         named += [str(name) for key in ("windows", "baselines") for name in leaf.parameters.get(key, ())]
         for name in named:
             kind = name.rpartition("-")[2][:1]
@@ -142,7 +147,7 @@ def latest_needed(recipe: Recipe, data: RunData) -> dict[str, int]:
         phases = [data.phase(part.parameters[key]) for key in ("phase", "span") if key in part.parameters]
         spans += [(phase.instrument, phase.t1_ns or phase.t0_ns) for phase in phases]
         for instrument, t1_ns in spans:
-            reach_ns = energy_reach_ns(data.sensor(part.parameters["sensor"])) if part.op == "window.energy" else 0
+            reach_ns = energy_reach_ns(data.sensor(part.parameters["sensor"])) if part.op in SENSED else 0
             needed[instrument] = max(needed.get(instrument, 0), t1_ns + reach_ns)
     return needed
 
@@ -358,6 +363,44 @@ def _baseline_gates(data: RunData, baselines: Sequence[BaselineRecord]) -> tuple
     return tuple(gates)
 
 
+def _phase_average_truth(parameters: Parameters, data: RunData) -> Estimate | None:
+    """Mean over the batches of the true energy per repetition."""
+    windows = [data.window(name) for name in parameters["windows"]]
+    energies = [true_energy({**parameters, "window": window.id}, data) for window in windows]
+    if any(energy is None for energy in energies):
+        return None
+    per_event = [float(energy or 0.0) / repetitions_of(window) for energy, window in zip(energies, windows, strict=True)]
+    return Estimate.exact(math.fsum(per_event) / len(per_event), "J")
+
+
+@leaf("repetition.phase_average", truth=_phase_average_truth)
+def repetition_phase_average(parameters: Parameters, data: RunData) -> Estimate:
+    """Gross or net energy per repetition of an event, from batches at phases of a sensor that looks only part of the time."""
+    windows = [data.window(name) for name in parameters["windows"]]
+    baselines = [data.baseline(name) for name in parameters["baselines"]]
+    sensor = data.sensor(parameters["sensor"])
+    if sensor is None:
+        raise ChannelUnavailableError(f"instrument '{windows[0].instrument}' has no power channel.", channel="power_w")
+    estimate = phase_average(data, windows, kind=parameters["kind"], baselines=baselines, sensor=sensor, looks=parameters["looks"])
+    return replace(
+        estimate,
+        provenance=_provenance(data, windows[0].instrument),
+        gates=(*(gate for window in windows for gate in _clock_runs(window)), *estimate.gates, *_baseline_gates(data, baselines)),
+    )
+
+
+@leaf("repetition.latency")
+def repetition_latency(parameters: Parameters, data: RunData) -> Estimate:
+    """A quantile of the latency of the calls in some windows."""
+    windows = [data.window(name) for name in parameters["windows"]]
+    instrument = windows[0].instrument
+    resolution_s = data.instrument(instrument).clock_resolution_ns / NS_PER_S
+    first = data.window(parameters["first"]) if "first" in parameters else None
+    estimate = latency_estimate(windows, parameters["probability"], resolution_s=resolution_s, first=first)
+    host = _host_gates(data, windows[0].t0_ns, windows[-1].t1_ns, instrument, f"{windows[0].id} to {windows[-1].id}")
+    return replace(estimate, provenance=_provenance(data, instrument), gates=(*estimate.gates, *host))
+
+
 @leaf("window.updates")
 def window_updates(parameters: Parameters, data: RunData) -> Estimate:
     """Distinct sensor updates inside one window; a count."""
@@ -503,6 +546,19 @@ def sensor_timing(parameters: Parameters, data: RunData) -> Estimate:
     phase = data.phase(parameters["phase"])
     estimate = timing_estimate(data, phase, parameters["quantity"])
     return replace(estimate, provenance=_provenance(data, phase.instrument))
+
+
+def _of_its_phase(evaluated: Leaf) -> Leaf:
+    """An evaluation of recorded phases, with the provenance of the instrument."""
+
+    def measured(parameters: Parameters, data: RunData) -> Estimate:
+        return replace(evaluated(parameters, data), provenance=_provenance(data, data.phase(parameters["phase"]).instrument))
+
+    return measured
+
+
+for _op, (_evaluated, _truth_of) in {**SENSOR_LEAVES, **COUNTER_LEAVES}.items():
+    leaf(_op, truth=_truth_of)(_of_its_phase(_evaluated))
 
 
 # --- heat soak -------------------------------------------------------------------------------------------------------

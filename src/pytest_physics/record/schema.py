@@ -164,6 +164,8 @@ class WindowRecord(Record):
     """Node id of the test that measured it."""
     synchronised: bool = False
     """Whether the device was synchronised at both ends."""
+    calls_ns: list[int] = Field(default_factory=list)
+    """Durations of the calls inside that were timed one by one, in order, in nanoseconds."""
 
 
 class GateRecord(Record):

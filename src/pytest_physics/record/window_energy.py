@@ -18,7 +18,7 @@ import numpy as np
 
 from pytest_physics.clock import NS_PER_S
 from pytest_physics.devices.base import READ_OK, describe_error
-from pytest_physics.devices.twin.truth import energy_between
+from pytest_physics.devices.twin.truth import energy_between, locate, power_at
 from pytest_physics.errors import ChannelUnavailableError
 from pytest_physics.metrology.counter import MIN_TICKS, CounterSeries, counter_energy, preferred
 from pytest_physics.metrology.energy import (
@@ -182,9 +182,14 @@ def _with_zero(energies: WindowEnergies, sensor: SensorModel, baseline: IdlePowe
 
 
 def true_energy(parameters: Mapping[str, Any], data: RunData) -> float | None:
-    """The twin's true energy of a ``window.energy`` recipe; net subtracts the true mean power over the baselines."""
+    """The twin's true energy of a ``window.energy`` recipe; net subtracts the true mean power over the baselines.
+
+    What the card still draws while its power falls after the window belongs to the window's work, and what it still draws at the window's
+    begin to the work before: no instrument outside the card can tell that fall from its own lag. Power follows its target P∞ as
+    τ·dP/dt = P∞ − P, so ∫ P∞ = ∫ P + τ·(P(t1) − P(t0)).
+    """
     window = data.window(parameters["window"])
-    gross = true_energy_between(data, window.instrument, window.t0_ns, window.t1_ns)
+    gross = _true_work(data, window)
     if gross is None or parameters["kind"] == "gross":
         return gross
     baselines = [data.baseline(name) for name in parameters["baselines"]]
@@ -199,6 +204,17 @@ def true_energy_between(data: RunData, instrument: str, t0_ns: int, t1_ns: int) 
     """The twin's true energy between two instants; None for a real device."""
     table = data.truth_table(instrument)
     return None if table is None else float(energy_between(table, t0_ns, t1_ns))
+
+
+def _true_work(data: RunData, window: WindowRecord) -> float | None:
+    """True energy of a window with its own electrical fall, less that of the work before."""
+    table = data.truth_table(window.instrument)
+    if table is None:
+        return None
+    edges = np.array([window.t0_ns, window.t1_ns])
+    before_w, after_w = power_at(table, edges - np.array([0, 1]))  # at the end, before the load is taken off
+    tau_s = float(table["tau_s"][locate(table, edges[:1])[0][0]])
+    return float(energy_between(table, window.t0_ns, window.t1_ns)) + tau_s * float(after_w - before_w)
 
 
 def _surroundings(data: RunData, window: WindowRecord, sensor: SensorModel) -> _Surroundings:
@@ -334,6 +350,12 @@ def _lowest_level(around: _Surroundings) -> IdlePower:
         return IdlePower.constant(0.0, u_w=0.0, identity=f"none|{around.window.id}")
     low, high = float(np.min(known)), float(np.max(known))
     return IdlePower.constant(low, u_w=(high - low) / math.sqrt(12), identity=f"beside|{around.window.id}")
+
+
+def state_gates(data: RunData, window: WindowRecord, sensor: SensorModel, baseline: IdlePower | None) -> tuple[Gate, ...]:
+    """What the card did during a window, and whether its sensor followed."""
+    around = _surroundings(data, window, sensor)
+    return (*_state_gates(around, baseline), *_stale_gates(data, around))
 
 
 def _state_gates(around: _Surroundings, baseline: IdlePower | None) -> tuple[Gate, ...]:

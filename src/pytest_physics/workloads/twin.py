@@ -18,7 +18,7 @@ Assumes the efficiencies and power shares below. It fails with ``MemoryError`` w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pytest_physics.clock import NS_PER_S
 from pytest_physics.devices.twin import TwinDevice, TwinLoad
@@ -222,6 +222,10 @@ class TwinKernel:
     def warm_up(self) -> None:
         """A twin has nothing to load; this wakes it from deep idle."""
         self.run_for(0.01)
+
+    def at(self, share: float) -> TwinKernel:
+        """The same load at a share of its intensity, greater than 0 and at most 1."""
+        return TwinKernel(self.device, load=replace(self.load, intensity=share * self.load.intensity))
 
     def run_for(self, duration_s: float) -> float:
         """Hold the load for ``duration_s`` seconds of the device's clock, then restore the one before; the seconds held."""

@@ -19,7 +19,6 @@ Reference: NVML API reference (``nvml.h``); field numbers in ``quantities``.
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -59,7 +58,7 @@ from pytest_physics.devices.nvml.quantities import (
     field_value,
     number,
 )
-from pytest_physics.errors import ConfigurationError, DeviceUnavailableError
+from pytest_physics.errors import ConfigurationError, DeviceUnavailableError, nearest_name
 from pytest_physics.metrology.quality import Provenance
 from pytest_physics.metrology.response import SensorModel
 
@@ -331,7 +330,7 @@ def _branch(driver: str) -> int:
 def _checked(spec: DeviceSpec) -> Mapping[str, Any]:
     for key in spec.parameters:
         if key not in _PARAMETERS:
-            nearest = difflib.get_close_matches(key, _PARAMETERS, n=1, cutoff=0.0)[0]
+            nearest = nearest_name(key, _PARAMETERS)
             raise ConfigurationError(f"An nvml device has no parameter '{key}'; did you mean '{nearest}'? It has {', '.join(_PARAMETERS)}.")
     chosen = [key for key in SELECTORS if key in spec.parameters]
     if len(chosen) > 1:

@@ -124,7 +124,7 @@ class TwinDevice:
             "faults": json.dumps([fault.to_json() for fault in self.faults]),
             "power_limit_w": str(self.preset.card.power_limit_w),
             "memory_bytes": str(self.preset.card.memory_bytes),
-            **{f"true_{name}": repr(value) for name, value in self.true_sensor.items()},
+            **{f"true_{name}": repr(value) for name, value in {**self.true_sensor, **self.true_counter}.items()},
         }
         return Fingerprint(kind="twin", name=self.preset.name, identity=f"TWIN-{self.preset.name}-{self.seed}-{digest}", details=details)
 
@@ -274,6 +274,12 @@ class TwinDevice:
             "gain": sensor.gain,
             "offset_w": sensor.offset_w,
         }
+
+    @property
+    def true_counter(self) -> Mapping[str, float]:
+        """What this specimen's energy counter really is: tick in seconds, and gain; empty without one."""
+        counter = self._counter
+        return {} if counter is None else {"counter_tick_s": counter.comb.period_ns * 1e-9, "counter_gain": counter.gain}
 
     def truth_table(self) -> NDArray[np.void]:
         """Everything that happened until now, by segment; see :mod:`~pytest_physics.devices.twin.truth`."""

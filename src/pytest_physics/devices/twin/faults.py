@@ -7,7 +7,6 @@ in seconds since the device was opened. An unknown kind, and a span or a value t
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from pytest_physics.devices.base import CHANNELS, ERROR_OTHER
 from pytest_physics.devices.twin.draws import uniform
-from pytest_physics.errors import ConfigurationError
+from pytest_physics.errors import ConfigurationError, nearest_name
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -61,8 +60,8 @@ FAULT_KINDS: Mapping[str, FaultKind] = {
 def nearest(word: str, known: Iterable[str], *, what: str) -> ConfigurationError:
     """The error for an unknown ``word``, naming the nearest known one."""
     names = sorted(known)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.0)
-    hint = f"did you mean '{near[0]}'? " if near else ""
+    near = nearest_name(word, names)
+    hint = f"did you mean '{near}'? " if near else ""
     return ConfigurationError(f"unknown {what} '{word}': {hint}Known: {', '.join(names) or 'none'}.")
 
 

@@ -1,7 +1,8 @@
 """One fact, one value: what several places or reports say of the same thing.
 
-Words must be equal (after case and spaces), numbers within a declared relative tolerance or their rounding. This finds run ids that differ
-between files, a quality called strict here and bursty there, a bandwidth with four values, a setting that the code reads differently.
+Words must be equal (after case and spaces); numbers within a declared relative tolerance, or equal after rounding to the coarser one.
+This finds run ids that differ between files, a quality called strict here and bursty there, a bandwidth with four values, a setting that
+the code reads differently.
 
 Assumes that the places speak of the same thing; that is the transcriber's responsibility. False alarms: none by construction.
 """
@@ -27,10 +28,10 @@ def agreement(values: Mapping[str, float | str], *, tolerance: float = 0.0, unit
     numbers = [v for v in values.values() if not isinstance(v, str)]
     words = {" ".join(v.lower().split()) for v in values.values() if isinstance(v, str)}
     if not words:
-        slack = tolerance * max(map(abs, numbers)) + 2 * max(half_unit(v) for v in numbers)
+        slack = tolerance * max(map(abs, numbers)) + max(half_unit(v) for v in numbers) * (1 + 1e-9)
         differ = max(numbers) - min(numbers) > slack
     else:
         differ = bool(numbers) or len(words) > 1
     if differ:
-        return AGREEMENT.finding(Effect.CONTRADICTS, "the places disagree: " + "; ".join(steps), *steps)
+        return AGREEMENT.finding(Effect.CONTRADICTS, "they disagree: " + "; ".join(steps), *steps)
     return AGREEMENT.finding(Effect.CONFIRMS, f"{len(values)} places agree", *steps)

@@ -1,6 +1,6 @@
 """All checks, by name: what the documentation and the false-alarm study list.
 
-Most are functions of numbers; ``PROVENANCE`` and ``OWN_OUTCOME`` follow from what a report declares about its numbers and tests.
+Most are functions of numbers; the last three follow from what a report declares about its numbers and tests.
 """
 
 from __future__ import annotations
@@ -41,6 +41,12 @@ OWN_OUTCOME = Check(
     proves="that the report's own test failed, or was not run",
 )
 
+PREREQUISITE = Check(
+    name="prerequisite",
+    needs="which claims a claim requires, and their verdicts",
+    proves="that a claim stands on another that does not hold",
+)
+
 _FAMILIES = (
     sample_count, spread, detectors, intervals, counts, tables, classes, sensor, dimensions, proportions, correlation, confounding,
     allocation, agreement, events, structure, series, alignment, trend,
@@ -48,6 +54,11 @@ _FAMILIES = (
 
 CATALOGUE: Mapping[str, Check] = {
     check.name: check
-    for check in (*(value for family in _FAMILIES for value in vars(family).values() if isinstance(value, Check)), PROVENANCE, OWN_OUTCOME)
+    for check in (
+        *(value for family in _FAMILIES for value in vars(family).values() if isinstance(value, Check)),
+        PROVENANCE,
+        OWN_OUTCOME,
+        PREREQUISITE,
+    )
 }
 """Every check by its name, in the order of the families."""

@@ -28,7 +28,7 @@ CLASS_ROWS = Check(
 )
 
 Range = tuple[float, float]
-"""Lowest and highest value that belongs, both included."""
+"""Lowest and highest value that belongs, both included; "above 0.1" begins at the next number after 0.1."""
 SHOWN = 4
 
 
@@ -96,7 +96,7 @@ def _points(rules: Sequence[Rule], key: str, *, whole: bool) -> list[float]:
     """One value on every bound of ``key`` and one between neighbouring bounds: together they meet every cell."""
     bounds = sorted({b for rule in rules if key in rule.ranges for b in rule.ranges[key] if math.isfinite(b)})
     if whole:
-        return sorted({max(0.0, b + d) for b in bounds for d in (-1, 0, 1)})
+        return sorted({max(0.0, math.floor(b) + d) for b in bounds for d in (-1, 0, 1, 2)})
     between = [(a + b) / 2 for a, b in itertools.pairwise(bounds)]
     return sorted({*bounds, *between, bounds[-1] + 1} | ({bounds[0] / 2} if bounds[0] > 0 else set()))
 

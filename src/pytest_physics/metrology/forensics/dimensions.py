@@ -22,7 +22,7 @@ def dimension(unit: str, terms: Mapping[str, str]) -> Finding:
     """Whether every term has ``unit``."""
     whole = Unit.parse(unit)
     parsed = {name: Unit.parse(text) for name, text in terms.items()}
-    steps = [f"{name}: {term}{'' if term == whole else f'  ≠  {whole}'}" for name, term in parsed.items()]
+    steps = [f"{name}: {term}{'' if term == whole else f' ≠ {whole}'}" for name, term in parsed.items()]
     wrong = [name for name, term in parsed.items() if term != whole]
     if wrong:
         return DIMENSION.finding(

@@ -8,6 +8,7 @@ say without one more number, it asks for.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
@@ -62,11 +63,16 @@ class Check:
 
     def finding(self, effect: Effect, sentence: str, *steps: str, needs: str = "") -> Finding:
         """A finding of this check."""
-        return Finding(check=self.name, effect=effect, sentence=sentence, steps=steps, needs=needs)
+        return Finding(check=self.name, effect=effect, sentence=_tidy(sentence), steps=tuple(_tidy(step) for step in steps), needs=needs)
 
     def lacks(self, needs: str) -> Finding:
         """The finding that a number is missing."""
-        return self.finding(Effect.LACKS, f"cannot be checked: {needs} is not given", needs=needs)
+        return self.finding(Effect.LACKS, f"not checked, because this is not given: {needs}", needs=needs)
+
+
+def _tidy(text: str) -> str:
+    """Without the spaces that an empty word or unit leaves."""
+    return re.sub(r" +([,;:)]|$)", r"\1", re.sub(r" {2,}", " ", text))
 
 
 class Printed(float):

@@ -65,4 +65,4 @@ def visibility(duration_s: float, update_period_s: float, window_s: float, *, co
         return VISIBILITY.finding(
             Effect.INVALIDATES, f"readings inside {duration_s:g} s carry only {share:.0%} of the event's energy", *steps
         )
-    return VISIBILITY.finding(Effect.CONSISTENT, f"up to {updates} updates fall inside {duration_s:g} s", *steps)
+    return VISIBILITY.finding(Effect.CONFIRMS, f"up to {updates} updates fall inside {duration_s:g} s", *steps)

@@ -1,8 +1,9 @@
 """Attached series: cadence, constants shown as measurements, channels computed from others, stale values, two writers, no noise at all.
 
 False alarms, measured on simulated clean series (see ``docs/audit.md``): cadence fires where the median period is off by more than 5 % or
-more than 5 % of the ticks are missing; a constant needs ten equal values of a quantity declared to vary; an affine channel needs a residual
-below 1e-6 of its spread; smoothness needs third differences below 1e-4 of the spread, which no digital sensor reaches.
+more than 5 % of the ticks are missing; a constant needs ten equal values of a quantity declared to vary; a computed channel must follow
+the other one to half a step over at least 100 steps; smoothness needs third differences below 1e-4 of the spread, which no digital sensor
+reaches.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ PERIOD_TOLERANCE = 0.05
 MISSING_SHARE = 0.05
 STALE_SHARE = 0.25
 MIN_VALUES = 10
+ROUNDING = 0.51
+"""Half a step of each channel, and a little for the arithmetic."""
+MIN_STEPS = 100
+"""A channel with fewer steps over its range follows any other by rounding alone."""
 
 
 def cadence(times_s: ArrayLike, nominal_s: float) -> Finding:
@@ -70,10 +75,19 @@ def affine(x: ArrayLike, y: ArrayLike, *, names: tuple[str, str]) -> Finding:
         return AFFINE.lacks(f"at least {MIN_VALUES} varying values of '{names[0]}' and '{names[1]}'")
     slope, offset = np.polyfit(xs, ys, 1)
     residual = float(np.max(np.abs(ys - offset - slope * xs)))
-    step = f"'{names[1]}' = {offset:.6g} + {slope:.6g} × '{names[0]}': largest residual {residual:.3g}, spread {np.ptp(ys):.3g}"
-    if residual <= 1e-6 * np.ptp(ys):
-        return AFFINE.finding(Effect.INVALIDATES, f"'{names[1]}' is {slope:.6g} × '{names[0]}' {offset:+.3g}: computed, not measured", step)
+    rounding = ROUNDING * (_step(ys) + abs(float(slope)) * _step(xs))
+    step = f"'{names[1]}' = {offset:.6g} + {slope:.6g} × '{names[0]}': largest residual {residual:.3g}, steps explain {rounding:.3g}"
+    fine = min(np.ptp(xs) / _step(xs), np.ptp(ys) / _step(ys)) >= MIN_STEPS
+    if residual <= max(rounding, 1e-9 * float(np.ptp(ys))) and fine:
+        return AFFINE.finding(
+            Effect.INVALIDATES, f"'{names[1]}' is {slope:.6g} × '{names[0]}' {offset:+.3g} to the last digit: computed, not measured", step
+        )
     return AFFINE.finding(Effect.CONSISTENT, f"'{names[1]}' is not computed from '{names[0]}'", step)
+
+
+def _step(values: Floats) -> float:
+    """Smallest difference between two distinct values."""
+    return float(np.min(np.diff(np.unique(values))))
 
 
 def staleness(values: ArrayLike, *, name: str) -> Finding:

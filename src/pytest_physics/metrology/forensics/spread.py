@@ -93,7 +93,7 @@ def share_claim(
         return SHARES.lacks("a set of mean, deviation, minimum and maximum that is possible at all")
     low, high = share_bounds(four.mean, four.population_sd, four.minimum, four.maximum, above=above, below=below)
     where = _interval(above, below)
-    bounds = f"between {low:.1%} and {high:.1%} of the readings lie {where}"
+    bounds = f"{_range(low, high)} of the readings lie {where}"
     given = f"mean {four.mean:.6g}, deviation {four.population_sd:.6g} on [{four.minimum:g}, {four.maximum:g}]"
     steps = (f"linear programme over all distributions with {given}: {low:.4f} ≤ share {where} ≤ {high:.4f}",)
     if at_least is not None and high < at_least - SLACK:
@@ -127,7 +127,8 @@ def widest_deviation(bins: Sequence[tuple[float, float, float]], mean: float, *,
 
 def histogram_spread(bins: Sequence[tuple[float, float, float]], four: FourNumbers, *, slack: float = SLACK) -> Finding:
     """Whether a histogram can have the printed mean and deviation; ``slack`` is what rounding or "about" lets each share move."""
-    widest = widest_deviation(bins, four.mean, slack=slack)
+    clipped = [(max(low, four.minimum), min(high, four.maximum), share) for low, high, share in bins]
+    widest = widest_deviation(clipped, four.mean, slack=slack)
     text = ", ".join(f"{low:g}–{high:g}: {share:.0%}" for low, high, share in bins)
     if math.isnan(widest):
         return HISTOGRAM.finding(
@@ -139,6 +140,12 @@ def histogram_spread(bins: Sequence[tuple[float, float, float]], four: FourNumbe
             Effect.CONTRADICTS, f"the histogram allows a deviation of at most {widest:.3g}, printed is {four.sd:.3g}", step
         )
     return HISTOGRAM.finding(Effect.CONSISTENT, f"the histogram allows a deviation up to {widest:.3g}", step)
+
+
+def _range(low: float, high: float) -> str:
+    if low < SLACK / 10:
+        return f"at most {high:.1%}"
+    return f"at least {low:.1%}" if high > 1 - SLACK / 10 else f"between {low:.1%} and {high:.1%}"
 
 
 def _interval(above: float, below: float) -> str:
