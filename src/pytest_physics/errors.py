@@ -69,5 +69,6 @@ def nearest_name(word: str, known: Iterable[str], *, cutoff: float = 0.0) -> str
     'rtx4080-laptop'
     """
     names = sorted(known)
-    begins = [name for name in names if len(word) > 1 and (name.startswith(word) or word.startswith(name))]
-    return next(iter(begins or difflib.get_close_matches(word, names, n=1, cutoff=cutoff)), None)
+    begins = [name for name in names if len(word) > 1 and name.startswith(word)]
+    matches = difflib.get_close_matches(word, begins or names, n=1, cutoff=0.0 if begins else cutoff)
+    return matches[0] if matches else None
