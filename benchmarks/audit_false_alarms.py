@@ -1,9 +1,9 @@
 """How often each check of the audit accuses a sound report: 10,000 simulated, consistent summaries per check.
 
-Run ``python benchmarks/audit_false_alarms.py [--draws N] [--write docs/audit.md]``. A summary is drawn from simulated data or from a law, is
-rounded as reports round, and is then examined. An alarm is a finding that contradicts or invalidates. For checks that ask whether an effect
-is more than chance, "confirmed by chance" is counted on data without any effect. With ``--write`` the table between the markers in that
-file is replaced.
+Run ``python benchmarks/audit_false_alarms.py [--draws N] [--write docs/audit.md]``. A summary is drawn from simulated data or from a law,
+is rounded as reports round, and is then examined. An alarm is a finding that contradicts or invalidates. For checks that ask whether an
+effect is more than chance, "confirmed by chance" is counted on data without any effect. With ``--write`` the table between the markers in
+that file is replaced.
 """
 
 from __future__ import annotations
@@ -17,9 +17,26 @@ from pathlib import Path
 import numpy as np
 
 from pytest_physics.metrology.forensics import (
-    agreement, alignment, allocation, classes, confounding, correlation, counts, detectors, dimensions, events, intervals, proportions,
-    sample_count, sensor, series, spread, structure, tables, trend,
-)  # fmt: skip
+    agreement,
+    alignment,
+    allocation,
+    classes,
+    confounding,
+    correlation,
+    counts,
+    detectors,
+    dimensions,
+    events,
+    intervals,
+    proportions,
+    sample_count,
+    sensor,
+    series,
+    spread,
+    structure,
+    tables,
+    trend,
+)
 from pytest_physics.metrology.forensics.catalogue import CATALOGUE, OWN_OUTCOME, PREREQUISITE, PROVENANCE
 from pytest_physics.metrology.forensics.finding import Effect, Finding, Printed
 
@@ -120,7 +137,7 @@ def draw_reach(rng: np.random.Generator) -> Finding:
 
 
 def draw_standard_error(rng: np.random.Generator) -> Finding:
-    """s over the root of N, with three significant digits."""
+    """Deviation over the root of N, with three significant digits."""
     sd, n = rounded(rng.uniform(0.5, 50), 2), int(rng.integers(5, 5000))
     lag1 = float(rng.uniform(0, 0.9)) if rng.random() < 0.5 else None
     n_eff = n if lag1 is None else intervals.effective_count(n, lag1)

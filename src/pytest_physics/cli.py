@@ -1,4 +1,4 @@
-"""The command line: ``pytest-physics doctor | verify | report | export | audit``."""
+"""The command line: ``pytest-physics doctor | verify | report | export | calibrate | audit``."""
 
 from __future__ import annotations
 
@@ -72,6 +72,31 @@ def export(
     with _artifacts(run):
         for path in export_run(run, output, formats=tuple(part.strip() for part in formats.split(",") if part.strip())):
             typer.echo(path)
+
+
+@app.command()
+def calibrate(  # noqa: PLR0917 -- typer calls it by keyword
+    run: RunArgument,
+    meter: Annotated[Path, typer.Argument(help="the reference meter's recording of that run, as CSV", metavar="METER")],
+    time_column: Annotated[str, typer.Option(help="column of times: seconds, Unix time or ISO 8601")] = "t",
+    power_column: Annotated[str, typer.Option(help="column of powers in watts")] = "w",
+    instrument: Annotated[str, typer.Option(help="instrument of the run that the meter was on")] = "gpu",
+    meter_uncertainty: Annotated[float, typer.Option(help="relative standard uncertainty of the meter's own scale")] = 0.0,
+) -> None:
+    """Calibrate a power channel with a reference meter that recorded RUN; later runs on that device correct their readings."""
+    from pytest_physics.record.meter import calibrate_run
+
+    with _artifacts(run):
+        found = calibrate_run(
+            run, meter, time_column=time_column, power_column=power_column, instrument=instrument, u_meter=meter_uncertainty
+        )  # fmt: skip
+    scale, place = found.calibration, found.alignment
+    ahead = "" if found.clock_difference_s is None else f"; its clock is {found.clock_difference_s:+.4f} s from the host's"
+    typer.echo(f"aligned    on the run's load, correlation {place.correlation:.4f}, to ±{place.u_offset_s * 1e3:.2g} ms{ahead}")
+    typer.echo(f"gain       {scale.gain:.5f}, u = {scale.u_gain:.2g}")
+    typer.echo(f"offset     {scale.offset_w:.3f} W, u = {scale.u_offset_w:.2g} W (covariance {scale.covariance_w:.2g} W)")
+    typer.echo(f"line       R² = {scale.r_squared:.6f}, residual {scale.residual_w:.3g} W, {scale.levels} levels")
+    typer.echo(f"holds      from {scale.lowest_w:.4g} W to {scale.highest_w:.4g} W; kept in {found.stored}")
 
 
 @app.command()

@@ -15,7 +15,7 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -64,12 +64,14 @@ class SensorSettings(Section):
     """Length of the random load that identifies it."""
     square_s: float = Field(default=3.0, gt=0)
     """Length of each phase of the square wave, idle, load, idle (TR122: 3 s); longer where the sensor needs it."""
-    levels_s: float = Field(default=2.0, gt=0)
+    levels_s: float = Field(default=1.5, gt=0)
     """Length of each steady level, beyond the sensor's tail."""
     counter_s: float = Field(default=0.0, ge=0)
     """Length of a random load for comparing the energy counter with the readings; 0 compares them under the identifying load alone."""
     max_age_days: float = Field(default=90.0, ge=0)
     """An identification from an earlier run is used up to this age; 0 always identifies anew."""
+    max_calibration_age_days: float = Field(default=365.0, ge=0)
+    """A scale from a reference meter is used up to this age; 0 leaves readings as they are."""
 
 
 class SoakSettings(Section):
@@ -116,7 +118,7 @@ class ExperimentSettings(Section):
     """Target length of one timed window on a CPU."""
     model: str = "small"
     """Shape of the language model: "small", "gpt2", or a local path."""
-    batches: tuple[int, ...] = (1, 2, 4, 8, 16)
+    batches: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 2, 4, 8, 16), min_length=1)
     prompt_tokens: int = Field(default=32, ge=1)
     new_tokens: int = Field(default=16, ge=1)
 

@@ -81,7 +81,8 @@ class Window:
     """One event: ``with instrument.window("decode", tokens=512) as w: ...``, then ``w.energy``, ``w.duration``, ``w.per("token")``."""
 
     __slots__ = (
-        "_instrument", "_opened", "_synchronise", "calls_ns", "id", "labels", "name", "phase", "synchronised", "t0_ns", "t1_ns", "test", "work",
+        "_instrument", "_opened", "_synchronise", "calls_ns", "id", "labels", "name", "phase", "synchronised", "t0_ns", "t1_ns", "test",
+        "work",
     )  # fmt: skip
 
     def __init__(

@@ -444,14 +444,21 @@ class Session:
 
 
 def at_rest(trace: Trace, now_ns: int, span_s: float) -> bool:
-    """Whether P-state and clock have been the same for ``span_s``, or for ``REST_S`` in a P-state for work."""
-    recent = trace.between(now_ns - round(span_s * NS_PER_S), now_ns)
+    """Whether P-state and clock have been the same for ``span_s``, or for ``REST_S`` in a P-state for work.
+
+    Where there are no samples there is nothing to wait for; where they begin later than that, it is not known yet.
+    """
+    since_ns = now_ns - round(span_s * NS_PER_S)
+    recent = trace.between(since_ns, now_ns)
+    if not len(recent):
+        return True
     states = recent.values("performance_state") if recent.has("performance_state") else np.zeros(0)
     working = len(states) > 0 and states[-1] < IDLE_STATE
     if working and span_s < REST_S:
         return at_rest(trace, now_ns, REST_S)
     columns = [recent.values(name) for name in ("performance_state", "sm_clock_hz") if recent.has(name)]
-    return all(len(np.unique(values[np.isfinite(values)])) <= 1 for values in columns)
+    seen = int(trace.rows["t_before_ns"][0]) <= since_ns
+    return seen and all(len(np.unique(values[np.isfinite(values)])) <= 1 for values in columns)
 
 
 def _instrument_record(name: str, device: Device, sampler: Sampler, started: AnchorRecord) -> InstrumentRecord:

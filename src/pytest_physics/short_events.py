@@ -224,7 +224,7 @@ def _quiet_s(instrument: Instrument) -> float:
 
 def _looks_away(instrument: Instrument) -> bool:
     """Whether the power sensor misses part of the time."""
-    return instrument.sensor is not None and instrument.sensor.coverage < 1
+    return instrument.sensor is not None and instrument.sensor.looks_away
 
 
 def _one_event(event: _Event, window: Window) -> Energy | None:

@@ -154,12 +154,12 @@ def _durations(run: RecordedRun) -> Iterator[Found]:
 
 
 def _windows(run: RecordedRun) -> Iterator[Found]:
-    """Windows whose energy is part of a result that claims to have seen data, by sensor."""
+    """Windows whose energy is part of an estimate that claims to have seen data, by sensor."""
     spans: dict[str, dict[str, float]] = defaultdict(dict)
-    for result in run.reader.results:
-        if Quality[result.estimate.quality] < Quality.ESTIMATE:
+    for _, estimate, recipe in _estimates(run.reader):
+        if Quality[estimate.quality] < Quality.ESTIMATE:
             continue
-        for leaf in _leaves(result.recipe):
+        for leaf in _leaves(recipe):
             parameters = leaf.get("parameters", {})
             if leaf.get("op") == "window.energy" and parameters.get("sensor"):
                 window = run.window(parameters["window"])

@@ -51,9 +51,7 @@ class HeatSoak:
     """Gates for whatever is measured on the soaked device."""
 
 
-def run_heat_soak(
-    instrument: Instrument, session: Session, load: SteadyLoad, *, progress: Callable[[str], None] | None = None
-) -> HeatSoak:
+def run_heat_soak(instrument: Instrument, session: Session, load: SteadyLoad, *, progress: Callable[[str], None] | None = None) -> HeatSoak:
     """Soak ``instrument`` with ``load``; raises ``ChannelUnavailableError`` without a thermometer."""
     instrument.require("temperature_c")
     load.warm_up()
@@ -75,9 +73,7 @@ def run_heat_soak(
     )
 
 
-def _soak(
-    instrument: Instrument, session: Session, load: SteadyLoad, t0_ns: int, progress: Callable[[str], None] | None
-) -> None:
+def _soak(instrument: Instrument, session: Session, load: SteadyLoad, t0_ns: int, progress: Callable[[str], None] | None) -> None:
     budget_ns = t0_ns + round(session.settings.soak.budget_s * NS_PER_S)
     while True:
         load.run_for(STEP_S)

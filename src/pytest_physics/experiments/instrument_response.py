@@ -18,11 +18,11 @@ from pytest_physics.clock import NS_PER_S
 from pytest_physics.instrument import Instrument
 from pytest_physics.metrology.quality import Provenance
 from pytest_physics.metrology.refusal import RefusedError
-from pytest_physics.metrology.response import SensorModel
+from pytest_physics.metrology.response import UNCALIBRATED_GAIN, UNCALIBRATED_OFFSET_W, SensorModel
 from pytest_physics.metrology.sensor_fit import telegraph
 from pytest_physics.metrology.uncertainty import Estimate, Gate, Recipe
 from pytest_physics.record.identification import LOAD_ON, QUANTITIES, identify
-from pytest_physics.record.sensor_cache import recall, remember
+from pytest_physics.record.sensor_cache import recall, recall_calibration, remember
 from pytest_physics.session import Session
 
 EXPERIMENT = "instrument response"
@@ -71,8 +71,8 @@ def known_sensor(instrument: Instrument, session: Session, load: SwitchedLoad | 
         load.warm_up()  # what follows, the idle baseline first of all, belongs to a device with its context open
     model = cached.record.sensor
     evidence = f"identified {cached.identified_utc} in run {cached.run_id}, {cached.record.evidence}"
-    session.use_sensor(instrument, model, evidence=evidence)
-    return InstrumentResponse(model=model, estimates=_known_estimates(model))
+    use_on_known_scale(instrument, session, model, evidence=evidence)
+    return InstrumentResponse(model=instrument.sensor or model, estimates=_known_estimates(model))
 
 
 def identify_sensor(instrument: Instrument, session: Session, load: SwitchedLoad) -> InstrumentResponse:
@@ -89,14 +89,31 @@ def identify_sensor(instrument: Instrument, session: Session, load: SwitchedLoad
     except RefusedError as refusal:
         return replace(_prior(instrument), estimates=estimates, phase=phase, refusal=refusal.gate)
     store_sensor(instrument, session, model, evidence=f"identified in phase {phase}")
-    return InstrumentResponse(model=model, estimates=estimates, phase=phase)
+    return InstrumentResponse(model=instrument.sensor or model, estimates=estimates, phase=phase)
 
 
 def store_sensor(instrument: Instrument, session: Session, model: SensorModel, *, evidence: str) -> None:
     """Use ``model`` from now on, and keep it for later runs on the same device; a twin is identified by every run."""
-    session.use_sensor(instrument, model, evidence=evidence)
+    use_on_known_scale(instrument, session, model, evidence=evidence)
     if not instrument.simulated:
-        remember(instrument.device.fingerprint, "power_w", model, run_id=session.path.name, evidence=evidence)
+        remember(instrument.device.fingerprint, "power_w", uncalibrated(model), run_id=session.path.name, evidence=evidence)
+
+
+def use_on_known_scale(instrument: Instrument, session: Session, model: SensorModel, *, evidence: str) -> None:
+    """Use ``model``, with the scale of a reference meter where one is known of this very device."""
+    known = recall_calibration(
+        instrument.device.fingerprint, "power_w", max_age_days=session.settings.sensor.max_calibration_age_days
+    )  # fmt: skip
+    if known is not None:
+        model, evidence = known.calibration.calibrated(model), f"{evidence}; {known.evidence}"
+    session.use_sensor(instrument, model, evidence=evidence)
+
+
+def uncalibrated(model: SensorModel) -> SensorModel:
+    """The model without a meter's scale: that is kept apart, and has its own age."""
+    if not model.calibrated:
+        return model
+    return replace(model, gain=1.0, offset_w=0.0, u_gain=UNCALIBRATED_GAIN, u_offset_w=UNCALIBRATED_OFFSET_W)
 
 
 def _prior(instrument: Instrument) -> InstrumentResponse:
@@ -129,9 +146,7 @@ def _known_estimates(model: SensorModel, provenance: Provenance = Provenance.MEA
         "lag_s": (model.lag_s, model.u_lag_s),
         "delay_s": (model.delay_s, model.u_delay_s),
     }
-    estimates = {
-        name: Estimate.given(value, "s", u=u, label=_TITLES[name], provenance=provenance) for name, (value, u) in stated.items()
-    }
+    estimates = {name: Estimate.given(value, "s", u=u, label=_TITLES[name], provenance=provenance) for name, (value, u) in stated.items()}
     u_dead = (1 - model.coverage) * model.u_window_s / max(model.window_s, 1e-9) if model.coverage < 1 else 0.0
     dead = Estimate.given(1 - model.coverage, "1", u=u_dead, label=_TITLES["dead_fraction"], provenance=provenance)
     return {**estimates, "dead_fraction": dead}

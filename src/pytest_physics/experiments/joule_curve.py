@@ -106,9 +106,7 @@ class JouleCurve:
         return energies, tokens
 
 
-def run_joule_curve(
-    instrument: Instrument, session: Session, workload: Workload, *, batches: Sequence[int] | None = None
-) -> JouleCurve:
+def run_joule_curve(instrument: Instrument, session: Session, workload: Workload, *, batches: Sequence[int] | None = None) -> JouleCurve:
     """Measure the curve and record its results; ``batches`` defaults to the settings'."""
     settings = session.settings.experiment
     sweep = _Sweep(instrument, session, workload, tuple(batches or settings.batches))

@@ -75,8 +75,13 @@ class Calibration:
         return power_w, math.sqrt(max(variance, 0.0)) / self.gain
 
     def calibrated(self, sensor: SensorModel) -> SensorModel:
-        """The sensor with the scale's uncertainties from this calibration, for readings passed through :meth:`true_power`."""
-        return replace(sensor, u_gain=self.u_gain / self.gain, u_offset_w=self.u_offset_w / self.gain)
+        """The sensor with this scale: its readings are corrected, and have these uncertainties.
+
+        The covariance of gain and offset, which is negative, is left out: energies carry both as independent, a little too wide.
+        """
+        return replace(
+            sensor, gain=self.gain, offset_w=self.offset_w, u_gain=self.u_gain / self.gain, u_offset_w=self.u_offset_w / self.gain
+        )  # fmt: skip
 
 
 def york(x: ArrayLike, y: ArrayLike, u_x: ArrayLike, u_y: ArrayLike) -> Line:

@@ -169,6 +169,22 @@ def phase_mean(values: FloatArray, phases: FloatArray) -> PhaseMean:
     return PhaseMean(mean=float(weight @ y), u=u, dof=max(1.0, 18 / 35 * n - 1), residual=residual)
 
 
+def scatter_of_mean(values: FloatArray) -> tuple[float, float]:
+    """Standard uncertainty of the mean of independent measurements from their successive differences, and its degrees of freedom.
+
+    Von Neumann's mean square successive difference: slow changes of the device (temperature) are part of what was averaged and cancel
+    in it; it has about 2/3 of the degrees of freedom of the sample variance.
+
+    Parameters
+    ----------
+    values
+        In order of time, shape (N,), N ≥ 2.
+    """
+    n = len(values)
+    variance = float(np.mean(np.square(np.diff(values)))) / 2
+    return math.sqrt(variance / n), max(1.0, 2 / 3 * (n - 1))
+
+
 def without_drift(values: FloatArray) -> FloatArray:
     """Values less their straight drift in order; the mean stays."""
     order = np.arange(len(values)) - (len(values) - 1) / 2

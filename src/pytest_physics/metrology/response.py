@@ -13,6 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+FULL_COVERAGE = 0.975
+"""A sensor that looks at this share of the time or more counts as looking all the time: what is left can hide 2.5 % of a load in step with
+it at most, and the budget's under-sampling term holds what is expected of it."""
+
 SensorOrigin = Literal["identified", "preset", "prior"]
 
 UNCALIBRATED_GAIN = 0.0369
@@ -42,15 +46,26 @@ class SensorModel:
     u_gain: float = UNCALIBRATED_GAIN
     """Relative standard uncertainty of the scale."""
     u_offset_w: float = UNCALIBRATED_OFFSET_W
+    gain: float = 1.0
+    """Of readings over true power, from a calibration with a reference meter; 1 without one."""
+    offset_w: float = 0.0
+    """Reading at no power, from the same calibration."""
     origin: SensorOrigin = "prior"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be a sensor."""
         if not self.update_period_s > 0:
             raise ValueError(f"'update_period_s' must be > 0 (got {self.update_period_s}).")
+        if not self.gain > 0:
+            raise ValueError(f"'gain' must be > 0 (got {self.gain}).")
         for name in ("window_s", "lag_s", "delay_s", "resolution_w", "u_gain", "u_offset_w"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"'{name}' must be >= 0 (got {getattr(self, name)}).")
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether a reference meter told its scale, so that readings are corrected by it."""
+        return self.gain != 1.0 or self.offset_w != 0.0
 
     @property
     def effective_window_s(self) -> float:
@@ -61,6 +76,11 @@ class SensorModel:
     def coverage(self) -> float:
         """Share of the time the sensor looks, at most 1."""
         return min(1.0, self.effective_window_s / self.update_period_s)
+
+    @property
+    def looks_away(self) -> bool:
+        """Whether it misses so much of the time that a load in step with it could hide."""
+        return self.coverage < FULL_COVERAGE
 
     @property
     def tail_s(self) -> float:

@@ -6,13 +6,14 @@ a span makes short spans scatter, not err. Mismatches are relative to the mean e
 energy would blow up at idle, and its mean would be too large.
 
 The scales of both are uncalibrated. A mismatch is that of the numbers as they are read, and its interval that of the scatter; what the
-scales allow is in the limit of its gate. :func:`_scale` compares both after one line through steady levels. Reference: TR122.B; zeus#181 (187 J against 327 J); :mod:`pytest_physics.metrology.counter_checks`.
+scales allow is in the limit of its gate. :func:`_scale` compares both after one line through steady levels. Reference: TR122.B; zeus#181
+(187 J against 327 J); :mod:`pytest_physics.metrology.counter_checks`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -62,6 +63,8 @@ SPANS_S = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """TR122.B: lengths at which counter and integral are compared."""
 MIN_TICKS = 8
 MIN_LEVELS = 3
+MIN_LEVEL_STEP_W = 1.0
+"""Levels closer than this are one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +150,9 @@ def _feed(parameters: Parameters, data: RunData) -> Estimate:
     ]
     best = min(tests, key=lambda test: test.residual_j)
     verdict = "sums the readings" if best.sums_readings else "has a source of its own"
-    spread = part("residuals", f"feed|{phase.id}", best.residual_j / math.sqrt(2 * len(increment_j)), evaluation="A", dof=len(increment_j) - 2)
+    spread = part(
+        "residuals", f"feed|{phase.id}", best.residual_j / math.sqrt(2 * len(increment_j)), evaluation="A", dof=len(increment_j) - 2
+    )
     return Estimate(
         value=best.residual_j, unit="J", components=(spread,), quality=Quality.GOOD,
         estimator=f"counter {verdict} (its step: {found.step_j:.3g} J)",
@@ -170,7 +175,7 @@ def _dead_time(parameters: Parameters, data: RunData) -> Estimate:
     phase, sensor, found = data.phase(parameters["phase"]), model_of(data, parameters), identified(parameters, data)
     if why := no_bursts("phase lock", found, found.period.period_s):
         return not_tested("counter dead time", phase.id, "1", why)
-    groups = [b for b in bursts(data, phase, sensor) if len(b.power_w) > 1]
+    groups = bursts(data, phase, sensor)
     readings_w = np.array([b.power_w.mean() for b in groups])
     swing_w = found.fit.best.gain
     if float(np.ptp(readings_w)) < swing_w / 4:
@@ -210,11 +215,18 @@ def spans_of(data: RunData, phase: PhaseRecord, sensor: SensorModel, duration_s:
     trace = data.trace(phase.instrument).between(start_ns - reach_ns, stop_ns)
     series = PowerSeries.of(trace.t_ns, power_of(trace), sensor=sensor)
     counter = CounterSeries.of(trace.t_ns, counter_of(trace))
+    if len(counter.reset_s):
+        refuse(
+            "counter: resets", scope=phase.id, measured=len(counter.reset_s), limit=0, unit="1",
+            reason=f"the counter went backwards {len(counter.reset_s)} times while it was compared",
+            remedy="Look for a reload of the driver, and measure again; do not use this counter if it comes back.",
+        )  # fmt: skip
     if len(counter.tick_s) < 2 or not math.isfinite(series.last_s):
         return Spans(duration_s=duration_s, counter_j=np.zeros(0), integral_j=np.zeros(0))
     first_s = max((start_ns - counter.origin_ns) / NS_PER_S, float(counter.tick_s[0]))
     last_s = min((stop_ns - counter.origin_ns) / NS_PER_S - shift_s, float(counter.tick_s[-1]))
-    edge_s = first_s + duration_s * np.arange(max(0, int((last_s - first_s) / duration_s)) + 1)
+    count = max(0, int((last_s - first_s) / duration_s)) + 1
+    edge_s = first_s + duration_s * np.arange(count, dtype=np.float64)
     from_counter_s = (counter.origin_ns - series.origin_ns) / NS_PER_S
     return Spans(
         duration_s=duration_s,
@@ -301,10 +313,11 @@ def _scale(parameters: Parameters, data: RunData) -> Estimate:
     levels = levels_of(data, phase, sensor)
     known = np.isfinite(levels.counter_w)
     x, y, u_x = levels.reading_w[known], levels.counter_w[known], levels.u_reading_w[known]
-    if len(x) < MIN_LEVELS or not np.ptp(x) > 0:
+    different = len(np.unique(np.round(x / MIN_LEVEL_STEP_W)))
+    if different < MIN_LEVELS:
         refuse(
-            "counter scale: levels", scope=phase.id, measured=len(x), limit=MIN_LEVELS, unit="1",
-            reason=f"counter and readings stand side by side at {len(x)} different levels only (needed: {MIN_LEVELS})",
+            "counter scale: levels", scope=phase.id, measured=different, limit=MIN_LEVELS, unit="1",
+            reason=f"counter and readings stand side by side at {different} different levels only (needed: {MIN_LEVELS})",
             remedy="Lengthen 'sensor.levels_s' beyond several ticks of the counter, and check that the load runs.",
         )  # fmt: skip
     dx = x - x.mean()
@@ -338,7 +351,7 @@ COUNTER_LEAVES: dict[str, tuple[Leaf, Truth | None]] = {
     "counter.increment": (refusing("J", _increment), _increment_truth),
     "counter.feed": (refusing("J", _feed), None),
     "counter.dead_time": (refusing("1", _dead_time), _dead_time_truth),
-    "counter.mismatch": (_mismatch, _mismatch_truth),
+    "counter.mismatch": (refusing("1", _mismatch), _mismatch_truth),
     "counter.scale": (refusing("1", _scale), _scale_truth),
 }
 """Operation to its evaluation, and the way to its true value on a twin."""

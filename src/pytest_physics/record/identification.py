@@ -9,21 +9,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pytest_physics.clock import NS_PER_S
 from pytest_physics.metrology.quality import Quality
 from pytest_physics.metrology.refusal import RefusedError
 from pytest_physics.metrology.response import SensorModel
-from pytest_physics.metrology.sensor_fit import Load, SensorFit, Shape, fit_sensor
-from pytest_physics.metrology.uncertainty import Component, Estimate
-from pytest_physics.metrology.update_period import UpdatePeriod, fit_update_period, readings_on_comb
+from pytest_physics.metrology.sensor_faults import STALE_PERIODS, staleness_gate
+from pytest_physics.metrology.sensor_fit import Load, SensorFit, Shape, fit_sensor, response
+from pytest_physics.metrology.uncertainty import Component, Estimate, Gate
+from pytest_physics.metrology.update_period import Readings, UpdatePeriod, fit_update_period, readings_on_comb
+from pytest_physics.metrology.updates import seconds_since
 from pytest_physics.record.data import RunData
 from pytest_physics.record.schema import PhaseRecord
 
 LOAD_ON = "load on"
 """Name of the windows of a telegraph phase."""
+OUTLIER_SIGMAS = 10.0
+"""A reading further from the model than this many robust standard deviations …"""
+OUTLIER_SHARE = 0.25
+"""… and than this share of the swing is an outlier."""
+MAX_OUTLIERS = 0.005
 TIMING_DOF = 50.0
 """Degrees of freedom of fitted times: hundreds of readings, a handful of parameters, and a systematic floor known to 10 %."""
 
@@ -61,18 +69,48 @@ def _identified(data: RunData, phase: PhaseRecord) -> Identification | RefusedEr
     try:
         period = fit_update_period(before, after, power, scope=phase.instrument)
         readings = readings_on_comb(before, after, power, period)
-        load = _load(data, phase, readings.origin_ns)
+        load = load_of(data, phase, readings.origin_ns)
         fit = fit_sensor(readings, load, update_period_s=period.period_s, scope=phase.instrument)
+        for gate in (telegraph_staleness(data, phase, period.period_s), outliers_gate(readings, load, fit, phase.id)):
+            if gate.refuses:
+                raise RefusedError(gate)  # noqa: TRY301 -- a refusal like those of the fits
     except RefusedError as refusal:
         return refusal
     return Identification(period=period, fit=fit, resolution_w=channel.resolution)
 
 
-def _load(data: RunData, phase: PhaseRecord, origin_ns: int) -> Load:
+def telegraph_staleness(data: RunData, phase: PhaseRecord, update_period_s: float) -> Gate:
+    """Whether the readings kept changing under the telegraph; at constant load a quiet sensor may repeat itself."""
+    edges_ns = [t for w in data.windows_in(phase.id) if w.name == LOAD_ON for t in (w.t0_ns, w.t1_ns)]
+    trace = data.trace(phase.instrument).between(edges_ns[0], edges_ns[-1])
+    limit_s = STALE_PERIODS * update_period_s + float(np.diff(edges_ns).max()) / NS_PER_S
+    power = np.asarray(trace.values("power_w"))
+    gate = staleness_gate(trace.t_ns, power, update_period_s=limit_s / STALE_PERIODS, scope=phase.id)
+    return replace(gate, reason=gate.reason.replace("5 updates", "5 updates beyond the longest stretch of constant load"))
+
+
+def outliers_gate(readings: Readings, load: Load, fit: SensorFit, scope: str) -> Gate:
+    """Whether the readings follow the fitted model, all of them: a few that do not would bend every parameter."""
+    best = fit.best
+    model = best.offset_w + best.gain * response(load, readings.t_s - best.delay_s, window_s=best.window_s, lag_s=best.lag_s)
+    off_w = np.abs(readings.power_w - model)
+    limit_w = max(OUTLIER_SIGMAS * 1.4826 * float(np.median(off_w)), OUTLIER_SHARE * best.gain)
+    share = float(np.mean(off_w > limit_w))
+    passed = share <= MAX_OUTLIERS
+    return Gate(
+        name="telegraph: outliers", scope=scope, measured=share, limit=MAX_OUTLIERS, unit="1", passed=passed,
+        reason=f"{share:.1%} of {len(off_w)} readings lie more than {limit_w:.3g} W from the fitted model (limit {MAX_OUTLIERS:.1%}), the "
+        f"furthest {float(off_w.max()):.4g} W",
+        remedy="" if passed else "look for other work on the device during the telegraph, and for readings that jump; then identify again",
+    )  # fmt: skip
+
+
+def load_of(data: RunData, phase: PhaseRecord, origin_ns: int) -> Load:
+    """The load that a telegraph phase drove, from its windows, in seconds from ``origin_ns``."""
     edges = [t for w in data.windows_in(phase.id) if w.name == LOAD_ON for t in (w.t0_ns, w.t1_ns)]
     if len(edges) < 2:
         raise ValueError(f"phase '{phase.id}' has no windows named '{LOAD_ON}'; it does not hold a telegraph load.")
-    edge_s = (np.array(edges, np.int64) - origin_ns) * 1e-9
+    edge_s = seconds_since(np.array(edges, np.int64), origin_ns)
     return Load(edge_s=edge_s, level=np.resize([0.0, 1.0], len(edges) + 1))
 
 

@@ -32,9 +32,10 @@ from pytest_physics.record.counter_evaluation import COUNTER_LEAVES
 from pytest_physics.record.data import RunData
 from pytest_physics.record.identification import timing_estimate
 from pytest_physics.record.repetition_energy import batch_mean, cross_checked, latency_estimate, phase_average, repetitions_of
+from pytest_physics.record.scale import on_true_scale
 from pytest_physics.record.schema import BaselineRecord, GateRecord, PhaseRecord, WindowRecord, finite_or_none
 from pytest_physics.record.sensor_checks import SENSOR_LEAVES
-from pytest_physics.record.window_energy import energy_estimate, energy_reach_ns, true_energy, true_energy_between
+from pytest_physics.record.window_energy import CALIBRATED, energy_estimate, energy_reach_ns, true_energy, true_energy_between
 from pytest_physics.sampling.statistics import sampler_statistics
 from pytest_physics.sampling.trace import Trace
 
@@ -46,7 +47,7 @@ LEAVES: dict[str, Leaf] = {}
 TRUTHS: dict[str, Truth] = {}
 SENSED = frozenset({"window.energy", "repetition.phase_average"})
 """Leaves that need the readings of the sensor's tail after their windows."""
-COMPOSITES = {**ARITHMETIC, **LINEAR_LAW, "batches": batch_mean, "cross_checked": cross_checked}
+COMPOSITES: Mapping[str, Callable[..., Estimate]] = {**ARITHMETIC, **LINEAR_LAW, "batches": batch_mean, "cross_checked": cross_checked}
 
 
 def evaluate(recipe: Recipe, data: RunData) -> Estimate:
@@ -82,7 +83,11 @@ def evidence(recipe: Recipe) -> tuple[str, ...]:
     """Artifacts behind a recipe, as paths inside the run directory."""
     paths: list[str] = []
     for leaf in recipe.leaves():
-        named = [str(value) for key, value in leaf.parameters.items() if key in {"window", "phase", "span", "telegraph", "baseline", "instrument"}]
+        named = [
+            str(value)
+            for key, value in leaf.parameters.items()
+            if key in {"window", "phase", "span", "telegraph", "baseline", "instrument"}
+        ]
         named += [str(name) for key in ("windows", "baselines") for name in leaf.parameters.get(key, ())]
         for name in named:
             kind = name.rpartition("-")[2][:1]
@@ -321,9 +326,7 @@ def _host_gates(data: RunData, t0_ns: int, t1_ns: int, instrument: str, scope: s
     )
 
 
-def _canary_gates(
-    data: RunData, before: Sequence[WindowRecord], after: Sequence[WindowRecord], *, scope: str
-) -> tuple[Gate, ...]:
+def _canary_gates(data: RunData, before: Sequence[WindowRecord], after: Sequence[WindowRecord], *, scope: str) -> tuple[Gate, ...]:
     if not before or not after:
         return ()
     first, last = (min((w.t1_ns - w.t0_ns) / NS_PER_S for w in group) for group in (before, after))
@@ -450,6 +453,7 @@ def _assess_baseline(data: RunData, phase: PhaseRecord, baseline_id: str, sensor
     sensor = data.sensor(sensor_id)
     if sensor is None:
         raise ChannelUnavailableError(f"instrument '{phase.instrument}' has no power channel, so it has no idle power.", channel="power_w")
+    trace = on_true_scale(trace, sensor)
     power = trace.values("power_w")
     index = distinct_updates(trace.t_ns, power, sensor.update_period_s)
     if len(index) < MIN_UPDATES:  # a dead sampler, or a card that was lost: no number, and a gate that says so
@@ -480,9 +484,9 @@ MIN_BASELINE_S = 10.0
 def baseline_record(data: RunData, phase: PhaseRecord, *, baseline_id: str, sensor_id: str) -> BaselineRecord:
     """A baseline with the updates it was computed from."""
     found = assess_baseline(data, phase, baseline_id, sensor_id)
-    trace = phase_trace(data, phase)
-    power = trace.values("power_w")
     sensor = data.sensor(sensor_id)
+    trace = on_true_scale(phase_trace(data, phase), sensor)
+    power = trace.values("power_w")
     index = distinct_updates(trace.t_ns, power, sensor.update_period_s if sensor else 0.1)
     return BaselineRecord(
         id=baseline_id, instrument=phase.instrument, phase=phase.id, sensor=sensor_id,
@@ -519,7 +523,8 @@ def baseline_power(parameters: Parameters, data: RunData) -> Estimate:
     )  # fmt: skip
     return Estimate(
         value=found.mean_w, unit="W", components=(noise, *scale), quality=Quality.GOOD if found.n >= 3 else Quality.NO_DATA,
-        provenance=_provenance(data, record.instrument), estimator="mean of distinct updates", gates=found.gates,
+        provenance=_provenance(data, record.instrument), gates=found.gates,
+        estimator="mean of distinct updates" + (f", {CALIBRATED}" if sensor is not None and sensor.calibrated else ""),
     )  # fmt: skip
 
 

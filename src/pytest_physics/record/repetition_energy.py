@@ -3,8 +3,7 @@
 Each batch is a window; its work ``repetitions`` says how often the event ran in it. Two ways to one number:
 
 * :func:`batch_mean`, for estimates of batches whose errors are independent: an energy counter, or a sensor that looks all the time.
-  The independent part of the uncertainty is the larger of what the budgets say and what the scatter of the batches shows, a straight
-  drift in time apart.
+  The independent part of the uncertainty is the larger of what the budgets say and what the scatter of successive batches shows.
 * :func:`phase_average`, for a sensor that looks W of every T. One batch says little: what it reads depends on where in the sensor's
   period it began. Its above-idle energy as a function of that phase has the true energy as its mean over one period, exactly, because
   Σ_k T·h(t − kT) has mean 1. So the batches are put in the order of their *achieved* phases (window starts on the comb found in the
@@ -28,19 +27,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pytest_physics.clock import NS_PER_S
-from pytest_physics.metrology.autocorrelation import series_mean
 from pytest_physics.metrology.energy import IdlePower, PowerSeries
 from pytest_physics.metrology.latency import QuantileInterval, quantile_interval
 from pytest_physics.metrology.power_series import FloatArray
 from pytest_physics.metrology.quality import Quality, tier
 from pytest_physics.metrology.refusal import RefusedError
 from pytest_physics.metrology.repetition import (
+    MAX_DISCREPANCY,
     LookSchedule,
     PhaseMean,
     commensurability_gate,
     first_versus_rest,
+    locked_within,
     phase_mean,
-    without_drift,
+    scatter_of_mean,
 )
 from pytest_physics.metrology.response import SensorModel
 from pytest_physics.metrology.uncertainty import Component, Estimate, Gate, coverage_factor
@@ -49,6 +49,7 @@ from pytest_physics.metrology.update_period import fit_update_period
 from pytest_physics.metrology.updates import seconds_since
 from pytest_physics.metrology.window_energies import TYPE_B_DOF
 from pytest_physics.record.data import RunData
+from pytest_physics.record.scale import baseline_on_scale, on_true_scale
 from pytest_physics.record.schema import BaselineRecord, WindowRecord
 from pytest_physics.record.window_energy import energy_reach_ns, idle_of, no_baseline_gate, state_gates
 from pytest_physics.sampling.trace import Trace
@@ -87,9 +88,9 @@ def _scatter(batches: Sequence[Estimate], own: Sequence[Component], looks: tuple
     """One line for all that is each batch's own: the larger of what budgets and scatter say."""
     values = np.array([batch.value for batch in batches])
     u, dof = math.sqrt(sum(c.contribution**2 for c in own)), math.inf
-    series = series_mean(without_drift(values)) if np.isfinite(values).all() else None
-    if series is not None and series.u > u:
-        u, dof = series.u, series.dof
+    seen_u, seen_dof = scatter_of_mean(values)
+    if seen_u > u:
+        u, dof = seen_u, seen_dof
     return _between(u, dof, looks, identity=repr(values.tolist()))
 
 
@@ -166,25 +167,49 @@ def phase_average(
     looks
         Numbers of batches at which the number was looked at, fixed in advance.
     """
-    batches = _batches(data, windows, sensor)
-    period_s, comb_gates = _comb(batches.trace, sensor, windows[0].instrument)
-    averaged = phase_mean(_gross_j(batches, sensor), batches.t0_s / period_s)
+    seen = _seen(data, windows, sensor)
+    baselines = [baseline_on_scale(baseline, data.sensor(baseline.sensor), sensor) for baseline in baselines]
+    batches, averaged, period_s = seen.batches, seen.averaged, seen.period_s
     length_s = float(np.mean(batches.per_event_s))
-    baseline = idle_of(baselines)
+    baseline = idle_of([baseline_on_scale(record, data.sensor(record.sensor), sensor) for record in baselines])
     instrument = windows[0].instrument
     components = _components(averaged, length_s, kind, instrument=instrument, sensor=sensor, baseline=baseline, looks=tuple(looks))
     scope = f"{windows[0].id} to {windows[-1].id}"
     estimate = Estimate(
         value=_value(averaged.mean, length_s, kind, baseline, windows), unit="J", components=components, estimator=PHASE_AVERAGE,
         gates=(
-            *comb_gates,
+            *seen.comb_gates,
             commensurability_gate(batches.t0_s, period_s, scope=scope),
+            _in_step_gate(batches, period_s, scope),
             first_versus_rest(averaged.mean + averaged.residual, scope=scope),
             *(gate for window in windows for gate in state_gates(data, window, sensor, baseline)),
             *((no_baseline_gate(data, windows[0]),) if baseline is None and kind == "net" else ()),
         ),
     )  # fmt: skip
     return replace(estimate, quality=_quality(data, batches, estimate))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What gross and net energy have in common."""
+
+    batches: _Batches
+    averaged: PhaseMean
+    """Gross energy per repetition."""
+    period_s: float
+    comb_gates: tuple[Gate, ...]
+
+
+def _seen(data: RunData, windows: Sequence[WindowRecord], sensor: SensorModel) -> _Seen:
+    """Computed once for one set of batches: its samples are complete when it is first asked for."""
+    key = f"phase average|{[window.id for window in windows]}|{sensor}"
+    if key not in data.memory:
+        batches = _batches(data, windows, sensor)
+        period_s, comb_gates = _comb(batches.trace, sensor, windows[0].instrument)
+        averaged = phase_mean(_gross_j(batches, sensor), batches.t0_s / period_s)
+        data.memory[key] = _Seen(batches=batches, averaged=averaged, period_s=period_s, comb_gates=comb_gates)
+    found: _Seen = data.memory[key]
+    return found
 
 
 def _batches(data: RunData, windows: Sequence[WindowRecord], sensor: SensorModel) -> _Batches:
@@ -195,7 +220,7 @@ def _batches(data: RunData, windows: Sequence[WindowRecord], sensor: SensorModel
     later = min((start for start in starts if start >= last.t1_ns), default=last.t1_ns + reach_ns)
     quiet_from = [max(earlier + tail_ns, first.t0_ns - reach_ns), *(w.t1_ns + tail_ns for w in windows)]
     quiet_to = [*(w.t0_ns for w in windows), min(later, last.t1_ns + reach_ns)]
-    trace = data.trace(instrument).between(first.t0_ns - 2 * reach_ns, last.t1_ns + reach_ns, margin=1)
+    trace = on_true_scale(data.trace(instrument).between(first.t0_ns - 2 * reach_ns, last.t1_ns + reach_ns, margin=1), sensor)
     power = np.asarray(trace.values("power_w"))
     series = PowerSeries.of(trace.t_ns, power, sensor=sensor, gap_threshold_s=data.settings.sampling.gap_threshold_s)
 
@@ -229,6 +254,21 @@ def _gross_j(batches: _Batches, sensor: SensorModel) -> FloatArray:
     gross = (above + idle_w * (batches.t1_s - batches.t0_s)) / batches.count
     seen = (batches.t0_s >= series.first_s) & (end_s <= series.last_s)
     return np.where(seen, gross, np.nan)
+
+
+def _in_step_gate(batches: _Batches, period_s: float, scope: str) -> Gate:
+    """Whether the event comes in step with the sensor; a warning, because batches at all phases see it whole."""
+    event_s = batches.per_event_s
+    u_s = float(np.std(event_s)) / math.sqrt(len(event_s))
+    discrepancy = locked_within(float(np.mean(event_s)), u_s, period_s, round(float(batches.count.sum())))
+    passed = discrepancy <= MAX_DISCREPANCY
+    return Gate(
+        name="event in step with the sensor", scope=scope, measured=discrepancy, limit=MAX_DISCREPANCY, unit="1", passed=passed,
+        warning=True,
+        reason=f"events every {np.mean(event_s) * 1e3:.4g} ms, repeated without a break, would meet the phases of the sensor's "
+        f"{period_s * 1e3:.4g} ms period with discrepancy {discrepancy:.3f} (limit {MAX_DISCREPANCY})",
+        remedy="" if passed else "nothing: these batches began at other phases; a window around many such events would be wrong",
+    )  # fmt: skip
 
 
 def _value(gross_j: float, length_s: float, kind: str, baseline: IdlePower | None, windows: Sequence[WindowRecord]) -> float:

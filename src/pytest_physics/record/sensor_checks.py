@@ -7,8 +7,9 @@ A check looks at one phase, found by the names of its windows, and at the telegr
 * *levels*: windows :data:`LEVEL`, each a steady load, labelled with its ``share`` of the full one;
 * everything else comes from the telegraph itself.
 
-A check that cannot speak gives an estimate without a value: with the refusal as its gate where the data refuse, or, where the question does
-not apply (a lag has no notch), with a passed gate that begins with "not tested". Reference: TR122 §5; Yang, Adamek, Armour (arXiv 2312.02741).
+A check that cannot speak gives an estimate without a value: with the refusal as its gate where the data refuse, or, where the question
+does not apply (a lag has no notch), with a passed gate that begins with "not tested". Reference: TR122 §5; Yang, Adamek, Armour (arXiv
+2312.02741).
 """
 
 from __future__ import annotations
@@ -23,24 +24,22 @@ import numpy as np
 from pytest_physics.clock import NS_PER_S
 from pytest_physics.metrology.latency import quantile_interval
 from pytest_physics.metrology.quality import Quality
-from pytest_physics.metrology.refusal import RefusedError
+from pytest_physics.metrology.refusal import RefusedError, refuse
 from pytest_physics.metrology.response import SensorModel
-from pytest_physics.metrology.sensor_fit import ModelFit, Shape, modulation, notch_gate
 from pytest_physics.metrology.sensor_faults import (
     PAUSE_S,
-    STALE_PERIODS,
     first_after_pause,
     first_after_pause_gate,
     latency_modes_gate,
     phase_lock_gate,
     quantisation,
-    staleness_gate,
 )
+from pytest_physics.metrology.sensor_fit import ModelFit, Shape, modulation, notch_gate
 from pytest_physics.metrology.step_response import SquareWave, square_wave
 from pytest_physics.metrology.uncertainty import Component, Estimate, Gate, coverage_factor
 from pytest_physics.metrology.updates import distinct_updates
 from pytest_physics.record.data import RunData
-from pytest_physics.record.identification import LOAD_ON, Identification, identify
+from pytest_physics.record.identification import LOAD_ON, Identification, identify, telegraph_staleness
 from pytest_physics.record.schema import PhaseRecord, WindowRecord
 from pytest_physics.record.window_energy import true_energy_between
 from pytest_physics.sampling.trace import FloatArray, IntArray, Trace
@@ -57,6 +56,11 @@ SHORTEST_HALF_S = 0.003
 """Shorter kernels are not started and stopped reliably."""
 REPORTED_STEP_W = 0.001
 """Drivers hand out whole milliwatts."""
+START_PHASES = 8
+MIN_BURST_READINGS = 2
+OUTLIER_SHARE = 0.25
+"""A settled reading further from its level than this share of the step is an outlier."""
+MAX_OUTLIERS = 0.01
 NOT_TESTED = "not tested: "
 
 
@@ -113,6 +117,13 @@ def bursts(data: RunData, phase: PhaseRecord, sensor: SensorModel) -> list[Burst
         from_ns = window.t0_ns + round(sensor.tail_s * NS_PER_S)
         t_ns, power_w = readings_in(data, phase.instrument, from_ns, window.t1_ns, sensor.update_period_s)
         found.append(Burst(window=window, from_ns=from_ns, t_ns=t_ns, power_w=power_w))
+    fewest = min((len(burst.power_w) for burst in found), default=0)
+    if len(found) < START_PHASES or fewest < MIN_BURST_READINGS:
+        refuse(
+            "bursts: readings", scope=phase.id, measured=fewest, limit=MIN_BURST_READINGS, unit="1",
+            reason=f"{len(found)} bursts (needed: {START_PHASES}) have {fewest} or more readings each (needed: {MIN_BURST_READINGS})",
+            remedy="Find out why reads failed or the sampler stopped, and measure again.",
+        )  # fmt: skip
     return found
 
 
@@ -180,7 +191,26 @@ def _square_estimate(parameters: Parameters, data: RunData) -> Estimate:
     }[quantity]
     return Estimate(
         value=value, unit=unit, components=components, quality=Quality.GOOD if math.isfinite(value) else Quality.NO_DATA,
-        estimator="square wave", gates=wave.gates,
+        estimator="square wave", gates=(*wave.gates, _square_outliers(parameters, data, abs(step_w))),
+    )  # fmt: skip
+
+
+def _square_outliers(parameters: Parameters, data: RunData, step_w: float) -> Gate:
+    """Whether the settled readings of each part keep to its level: a spike would move a mean, and no other gate would see it."""
+    phase, sensor = data.phase(parameters["phase"]), model_of(data, parameters)
+    (load,) = windows_named(data, phase, LOAD_ON)
+    tail_ns = round(sensor.tail_s * NS_PER_S)
+    spans = ((phase.t0_ns, load.t0_ns), (load.t0_ns + tail_ns, load.t1_ns), (load.t1_ns + tail_ns, int(phase.t1_ns or 0)))
+    parts = [readings_in(data, phase.instrument, *span, sensor.update_period_s)[1] for span in spans]
+    off_w = np.concatenate([np.abs(values - np.median(values)) for values in parts if len(values)] or [np.zeros(1)])
+    limit_w = max(OUTLIER_SHARE * step_w, sensor.resolution_w)
+    share = float(np.mean(off_w > limit_w))
+    passed = share <= MAX_OUTLIERS
+    return Gate(
+        name="square wave: outliers", scope=phase.id, measured=share, limit=MAX_OUTLIERS, unit="1", passed=passed,
+        reason=f"{share:.1%} of {len(off_w)} settled readings lie more than {limit_w:.3g} W from the level of their part "
+        f"(limit {MAX_OUTLIERS:.0%}), the furthest {float(off_w.max()):.4g} W",
+        remedy="" if passed else "look for other work on the device, and for readings that jump; then measure again",
     )  # fmt: skip
 
 
@@ -207,15 +237,9 @@ def _square_truth(parameters: Parameters, data: RunData) -> Estimate | None:
 def _staleness(parameters: Parameters, data: RunData) -> Estimate:
     """Longest stand of one value under the telegraph, beyond which the sensor counts as stale."""
     phase, sensor = data.phase(parameters["phase"]), model_of(data, parameters)
-    loads = windows_named(data, phase, LOAD_ON)
-    edges_ns = [t for window in loads for t in (window.t0_ns, window.t1_ns)]
-    trace = data.trace(phase.instrument).between(edges_ns[0], edges_ns[-1])
-    # at constant load a quiet sensor may repeat itself: only what stands longer than that is stale
-    longest_s = float(np.diff(edges_ns).max()) / NS_PER_S
-    limit_s = STALE_PERIODS * sensor.update_period_s + longest_s
-    gate = staleness_gate(trace.t_ns, power_of(trace), update_period_s=limit_s / STALE_PERIODS, scope=phase.id)
-    gate = replace(gate, reason=gate.reason.replace("5 updates", "5 updates beyond the longest stretch of constant load"))
-    resolution = part("poll interval", f"poll|{phase.id}", trace.period_ns / NS_PER_S / math.sqrt(6))
+    gate = telegraph_staleness(data, phase, sensor.update_period_s)
+    poll_s = data.instrument(phase.instrument).period_ns / NS_PER_S
+    resolution = part("poll interval", f"poll|{phase.id}", poll_s / math.sqrt(6))
     value = math.nan if gate.measured is None else gate.measured
     return Estimate(
         value=value, unit="s", components=(resolution,), quality=Quality.GOOD if math.isfinite(value) else Quality.NO_DATA,
@@ -265,7 +289,9 @@ def _first_read(parameters: Parameters, data: RunData) -> Estimate:
     trace = phase_samples(data, phase)
     pauses = int(np.count_nonzero(first_after_pause(trace.t_ns)))
     if pauses < 2:
-        reason = f"the sampler reads throughout the run and made {pauses} pauses of more than {PAUSE_S:g} s, so that no value can be a leftover"
+        reason = (
+            f"the sampler reads throughout the run and made {pauses} pauses of more than {PAUSE_S:g} s, so that no value can be a leftover"
+        )
         return not_tested("first read after a pause", phase.id, "1", reason)
     gate = first_after_pause_gate(trace.t_ns, power_of(trace), update_period_s=sensor.update_period_s, scope=phase.id)
     return Estimate(value=float(gate.measured or 0.0), unit="1", quality=Quality.GOOD, estimator="count of first reads", gates=(gate,))
@@ -295,7 +321,9 @@ def no_bursts(what: str, found: Identification, load_period_s: float) -> str:
     if what == "notch" and found.fit.best.named_shape is Shape.LAG:
         return "a first-order lag has no notch: it answers to every period"
     if load_period_s / 2 < SHORTEST_HALF_S:
-        return f"half of its period, {load_period_s / 2 * 1e3:.3g} ms, is shorter than kernels can be switched ({SHORTEST_HALF_S * 1e3:g} ms)"
+        return (
+            f"half of its period, {load_period_s / 2 * 1e3:.3g} ms, is shorter than kernels can be switched ({SHORTEST_HALF_S * 1e3:g} ms)"
+        )
     return ""
 
 
@@ -315,7 +343,7 @@ def _phase_lock(parameters: Parameters, data: RunData) -> Estimate:
     phase, sensor, found = data.phase(parameters["phase"]), model_of(data, parameters), identified(parameters, data)
     if why := no_bursts("phase lock", found, burst_period_s("phase lock", found)):
         return not_tested("phase lock", phase.id, "1", why)
-    groups, swing_w = [b for b in bursts(data, phase, sensor) if len(b.power_w) > 1], found.fit.best.gain
+    groups, swing_w = bursts(data, phase, sensor), found.fit.best.gain
     means, noise_w = np.array([b.power_w.mean() for b in groups]), _noise_w(groups)
     u_mean_w = noise_w / math.sqrt(min(len(b.power_w) for b in groups))
     predicted = modulation(found.fit.best, found.period.period_s)
@@ -336,7 +364,7 @@ def _notch(parameters: Parameters, data: RunData) -> Estimate:
     best = found.fit.best
     if why := no_bursts("notch", found, burst_period_s("notch", found)):
         return not_tested("notch check", phase.id, "W", why)
-    groups = [b for b in bursts(data, phase, sensor) if len(b.power_w) > 1]
+    groups = bursts(data, phase, sensor)
     power_w, t_s = np.concatenate([b.power_w for b in groups]), np.concatenate([b.t_ns - phase.t0_ns for b in groups]) / NS_PER_S
     # the card warms up; bursts come in an order in which a trend is no phase
     level_w = np.polynomial.Polynomial.fit(t_s, power_w, 1)(t_s)

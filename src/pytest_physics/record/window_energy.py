@@ -32,12 +32,13 @@ from pytest_physics.metrology.energy import (
     window_estimates,
 )
 from pytest_physics.metrology.quality import Quality
-from pytest_physics.metrology.response import SensorModel
+from pytest_physics.metrology.response import FULL_COVERAGE, SensorModel
 from pytest_physics.metrology.staleness import stale_gate
 from pytest_physics.metrology.throttle import stall_gate, throttle_gates
 from pytest_physics.metrology.uncertainty import Estimate, Gate
 from pytest_physics.metrology.updates import distinct_updates
 from pytest_physics.record.data import RunData
+from pytest_physics.record.scale import baseline_on_scale, on_true_scale
 from pytest_physics.record.schema import BaselineRecord, WindowRecord
 from pytest_physics.sampling.trace import FloatArray, Trace
 
@@ -53,10 +54,14 @@ BUSY_THROUGHOUT = 0.95
 """Median utilisation from which a load counts as constant."""
 MIN_UPDATES = 2
 """Ticks of the counter inside a window, at least."""
+AGREEMENT_FACTOR = 3.0
+"""Counter and integral may differ by this many standard uncertainties."""
 BY_COUNTER = "counter|"
 """Begins the identity of idle power that the energy counter measured."""
 MAX_FAILED_READS = 0.01
 """Above this share of failed reads a warning is shown."""
+CALIBRATED = "calibrated scale"
+"""Stands in the estimator's name where readings were corrected for a reference meter's gain and offset."""
 HABIT_NS = 60 * NS_PER_S
 """How far back the sensor's habit of changing its value is looked at."""
 
@@ -112,7 +117,8 @@ def energy_estimate(
     if window.t1_ns <= window.t0_ns:
         return Estimate(value=math.nan, unit="J", quality=Quality.NO_DATA, estimator="none")
     around = _surroundings(data, window, sensor or WITHOUT_POWER)
-    energies = _energies(data, around, baselines, estimator)
+    baselines = [baseline_on_scale(baseline, data.sensor(baseline.sensor), sensor) for baseline in baselines]
+    energies, other = _energies(data, around, baselines, estimator)
     by_counter = energies.estimator[0] >= Estimator.COUNTER_BRACKETED
     baseline = (counter_idle_of(data, baselines) if by_counter else None) or idle_of(baselines)
     referred = net_of_baseline(energies, baseline) if baseline is not None else energies
@@ -126,9 +132,12 @@ def energy_estimate(
         max_gap_s=data.settings.sampling.max_gap_s,
     )
     estimate = made.gross if kind == "gross" else made.net
+    if around.sensor.calibrated and not by_counter:
+        estimate = replace(estimate, estimator=f"{estimate.estimator}, {CALIBRATED}")
     if baseline is None and kind == "net":
         estimate = replace(estimate, value=math.nan, quality=Quality.NO_DATA, gates=(no_baseline_gate(data, window),))
     gates = (*_state_gates(around, baseline), *_stale_gates(data, around), *(() if by_counter else _coverage_gates(around, energies)))
+    gates += _agreement_gates(around, energies, other, insisted=estimator is not None)
     return replace(estimate, gates=(*estimate.gates, *gates))
 
 
@@ -220,7 +229,7 @@ def _true_work(data: RunData, window: WindowRecord) -> float | None:
 def _surroundings(data: RunData, window: WindowRecord, sensor: SensorModel) -> _Surroundings:
     reach_ns = round((sensor.tail_s + HEAD_UPDATES * sensor.update_period_s + CONTEXT_S) * NS_PER_S)
     last_ns = energy_reach_ns(sensor)
-    trace = data.trace(window.instrument).between(window.t0_ns - reach_ns, window.t1_ns + last_ns, margin=1)
+    trace = on_true_scale(data.trace(window.instrument).between(window.t0_ns - reach_ns, window.t1_ns + last_ns, margin=1), sensor)
     starts, ends = data.window_edges(window.instrument)
     ended, starting = bisect_right(ends, window.t0_ns), bisect_left(starts, window.t1_ns)
     return _Surroundings(
@@ -232,17 +241,22 @@ def _surroundings(data: RunData, window: WindowRecord, sensor: SensorModel) -> _
     )
 
 
-def _energies(data: RunData, around: _Surroundings, baselines: Sequence[BaselineRecord], estimator: str | None) -> WindowEnergies:
+def _energies(
+    data: RunData, around: _Surroundings, baselines: Sequence[BaselineRecord], estimator: str | None
+) -> tuple[WindowEnergies, WindowEnergies | None]:
+    """The energies asked for, or the better ones; and those by the other channel, where there is one."""
     trace, window = around.trace, around.window
-    integral = _integral(data, around) if trace.has("power_w") and estimator != "counter" else None
-    counter = _counter(data, around, baselines) if trace.has("energy_j") and estimator != "power" else None
-    if integral is None and counter is None:
+    integral = _integral(data, around) if trace.has("power_w") else None
+    counter = _counter(data, around, baselines) if trace.has("energy_j") else None
+    by_counter = estimator == "counter" or integral is None or (
+        estimator is None and counter is not None and _counter_is_better(counter, integral)
+    )  # fmt: skip
+    chosen, other = (counter, integral) if by_counter else (integral, counter)
+    if chosen is None or (by_counter and estimator == "power"):
         wanted = {"counter": "energy_j", "power": "power_w"}.get(estimator or "", "power_w")
         reason = data.instrument(window.instrument).absent.get(wanted, "the device has no such channel")
         raise ChannelUnavailableError(f"instrument '{window.instrument}' cannot read '{wanted}': {reason}", channel=wanted)
-    if integral is None:
-        return counter  # type: ignore[return-value]
-    return counter if counter is not None and _counter_is_better(counter, integral) else integral
+    return chosen, other
 
 
 def _counter_is_better(counter: WindowEnergies, integral: WindowEnergies) -> bool:
@@ -376,7 +390,7 @@ def _coverage_gates(around: _Surroundings, energies: WindowEnergies) -> tuple[Ga
     """A sensor that looks away part of the time sees a constant load as it is; of one that comes and goes in step with it, anything."""
     window, share = around.window, energies.coverage
     inside = around.trace.between(window.t0_ns, window.t1_ns)
-    if share >= 1 or not inside.has("utilisation_ratio"):
+    if share >= FULL_COVERAGE or not inside.has("utilisation_ratio"):
         return ()
     busy = np.asarray(inside.values("utilisation_ratio"))
     known = busy[np.isfinite(busy)]
@@ -406,6 +420,29 @@ def _read_gates(inside: Trace, scope: str) -> tuple[Gate, ...]:
             name="failed reads", scope=scope, measured=n / len(codes), limit=MAX_FAILED_READS, unit="1", passed=passed, warning=True,
             reason=f"{n} of {len(codes)} reads of '{name}' in the window failed (limit {MAX_FAILED_READS:.0%}){why}",
             remedy="" if passed else "see the system's log for the device's errors; the gaps that failed reads leave are judged apart",
+        ),
+    )  # fmt: skip
+
+
+def _agreement_gates(
+    around: _Surroundings, energies: WindowEnergies, other: WindowEnergies | None, *, insisted: bool
+) -> tuple[Gate, ...]:
+    """Counter and power sensor look at one energy; where they differ by more than both uncertainties allow, one of them is broken."""
+    if other is None or not (math.isfinite(energies.gross_j[0]) and math.isfinite(other.gross_j[0])):
+        return ()
+    integral = min(energies, other, key=lambda either: either.coverage)
+    seen = _coverage_gates(around, integral)
+    if integral.coverage < FULL_COVERAGE and not (seen and seen[0].passed):  # what it misses is no fault of the counter
+        return ()
+    apart_j = abs(float(energies.gross_j[0] - other.gross_j[0]))
+    limit_j = AGREEMENT_FACTOR * math.hypot(*(float(t.gross_j[0]) for e in (energies, other) for t in e.terms.values()))
+    passed = apart_j <= limit_j
+    return (
+        Gate(
+            name="counter against power", scope=around.window.id, measured=apart_j, limit=limit_j, unit="J", passed=passed, warning=insisted,
+            reason=f"energy counter and integrated power differ by {apart_j:.3g} J (limit {limit_j:.3g} J, {AGREEMENT_FACTOR:g} standard "
+            "uncertainties of both)" + ("" if passed else ": one of the two is broken"),
+            remedy="" if passed else "see the experiment on sampling integrity; update the driver, or insist on one of them",
         ),
     )  # fmt: skip
 

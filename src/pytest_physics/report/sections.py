@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pytest_physics.clock import NS_PER_S
 from pytest_physics.errors import RecordError
 from pytest_physics.metrology.uncertainty import coverage_factor
+from pytest_physics.record.data import RecordedRun
 from pytest_physics.record.reader import RunReader
 from pytest_physics.record.schema import BaselineRecord, InstrumentRecord, ResultRecord
-from pytest_physics.report import figures
+from pytest_physics.report import figures, sensor_section
 from pytest_physics.report import format as fmt
 from pytest_physics.report.figures import Drawing
 from pytest_physics.report.rows import GateRow, ResultRow, common_coordinates, gate_rows, in_order, result_rows
@@ -24,6 +25,7 @@ MAX_BASELINE_FIGURES = 2
 
 _BASELINE = "idle baseline"
 _SOAK = "heat soak"
+_SENSOR = "instrument response"
 
 UNDERSTANDING = {
     "run": (
@@ -106,7 +108,8 @@ def sections(reader: RunReader) -> list[Section]:
     whole = Section(id="run", title="The whole run", understanding=UNDERSTANDING["run"], notes=notes, drawings=overviews)
     jitters = [figures.jitter(trace, instruments[name]) for name, trace in traces.items()]
     sampler = Section(id="sampler", title="Sampler", understanding=UNDERSTANDING["sampler"], drawings=jitters)
-    named = [_baselines(reader, by_experiment.pop(_BASELINE, [])), _soak(reader, traces, by_experiment.pop(_SOAK, []))]
+    sensor = _sensor(reader, traces, by_experiment.pop(_SENSOR, []))
+    named = [sensor, _baselines(reader, by_experiment.pop(_BASELINE, [])), _soak(reader, traces, by_experiment.pop(_SOAK, []))]
     rest = [_experiment(name, results) for name, results in by_experiment.items()]
     found = [whole, *(section for section in named if section is not None), *rest]
     return [*found, sampler] if jitters else found
@@ -155,6 +158,14 @@ def _with_results(section: Section, results: Sequence[ResultRecord], baselines: 
         coverage=coverage(results).sentence,
         gates=gate_rows(gates),
     )
+
+
+def _sensor(reader: RunReader, traces: dict[str, Trace], results: Sequence[ResultRecord]) -> Section | None:
+    if not results:
+        return None
+    drawings = sensor_section.drawings(RecordedRun(reader.path), results) if traces else []
+    section = Section(id="sensor", title="Sensor", understanding=sensor_section.UNDERSTANDING, drawings=drawings)
+    return _with_results(section, results)
 
 
 def _baselines(reader: RunReader, results: Sequence[ResultRecord]) -> Section | None:

@@ -105,6 +105,6 @@ def decimals_of(text: str) -> int:
 
 
 def half_unit(value: float) -> float:
-    """Half a unit of the last place of ``value`` as printed, and never less than what double precision loses in a sum."""
+    """Half a unit of the last place of ``value`` as printed, and what double precision loses in a sum."""
     decimals = value.decimals if isinstance(value, Printed) else decimals_of(repr(float(value)))
-    return max(0.5 * 10.0**-decimals, 16 * math.ulp(abs(value)))
+    return 0.5 * 10.0**-decimals + 16 * math.ulp(abs(value))
