@@ -159,14 +159,12 @@ class ActiveRun:
         return self._idle_baseline
 
     def heat_soak(self) -> HeatSoak:
-        """Heat soak of the GPU, done once."""
+        """Soak the GPU now; claims need the latest soak, because what came in between has let the device cool."""
         from pytest_physics.experiments.heat_soak import run_heat_soak
         from pytest_physics.workloads.select import steady_load_for
 
-        if self._heat_soak is None:
-            self._heat_soak = run_heat_soak(
-                self.session.rig.gpu, self.session, steady_load_for(self.session.rig.gpu.device), progress=self._progress()
-            )
+        gpu = self.session.rig.gpu
+        self._heat_soak = run_heat_soak(gpu, self.session, steady_load_for(gpu.device), progress=self._progress())
         return self._heat_soak
 
     def judge_of(self, item: pytest.Item) -> Judge:
@@ -177,8 +175,8 @@ class ActiveRun:
 
     def _requirements(self, item: pytest.Item) -> Sequence[Recipe]:
         """What the test's fixtures, direct or through other fixtures, stand for."""
-        soaked = "heat_soaked" in getattr(item, "fixturenames", ()) and self._heat_soak is not None
-        return (self._heat_soak.requirement,) if soaked and self._heat_soak else ()
+        needed = "heat_soaked" in getattr(item, "fixturenames", ())
+        return (self._heat_soak.requirement,) if needed and self._heat_soak else ()
 
     def _progress(self) -> Callable[[str], None] | None:
         """A writer for progress lines on a terminal; None in CI and under capture to a file."""

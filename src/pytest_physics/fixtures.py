@@ -37,9 +37,12 @@ def idle_baseline(request: pytest.FixtureRequest, rig: Rig, sensor: InstrumentRe
     return _active(request).idle_baseline()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def heat_soaked(request: pytest.FixtureRequest, rig: Rig) -> HeatSoak:
-    """The GPU after a heat soak; its gates apply to every claim of the tests that use it, directly or through a fixture."""
+    """The GPU after a heat soak, once per module: what other modules did has let it cool.
+
+    Its gates apply to every claim of the tests that use it, directly or through a fixture.
+    """
     return _active(request).heat_soak()
 
 

@@ -55,8 +55,10 @@ from pytest_physics.sampling.trace import Trace
 
 SETTLE_STEP_S = 1.0
 """How often a settling device is looked at."""
-SETTLE_BUDGET_S = 60.0
-"""A device that is not at rest this long after ``baseline.settle_s`` is measured as it is, for the baseline's gates to judge."""
+SETTLE_BUDGET_S, SETTLE_BUDGET_FACTOR = 60.0, 10.0
+"""A device that is not at rest this long after ``baseline.settle_s``, or this many times it, is measured as it is: its gates judge."""
+REST_CHANGE_C = 1.0
+"""A warm card leaks: it is at rest when its temperature moves by no more than one step of the thermometer within ``baseline.settle_s``."""
 IDLE_STATE = 5
 """P-states from this one on are idle states of NVIDIA cards (P5, P8, P12); P0 to P2 are for work."""
 REST_S = 20.0
@@ -341,10 +343,10 @@ class Session:
         return record
 
     def _settle(self, instrument: Instrument) -> None:
-        """Wait ``settle_s``, and on, until the device has come to rest; at most ``SETTLE_BUDGET_S`` longer."""
+        """Wait ``settle_s``, and on, until the device has come to rest, within the budget."""
         settle_s = self.settings.baseline.settle_s
         instrument.sleep(settle_s)
-        deadline_ns = instrument.clock.now_ns() + round(SETTLE_BUDGET_S * NS_PER_S)
+        deadline_ns = instrument.clock.now_ns() + round(max(SETTLE_BUDGET_S, SETTLE_BUDGET_FACTOR * settle_s) * NS_PER_S)
         while instrument.clock.now_ns() < deadline_ns and not at_rest(instrument.trace, instrument.clock.now_ns(), settle_s):
             instrument.sleep(SETTLE_STEP_S)
 
@@ -444,7 +446,7 @@ class Session:
 
 
 def at_rest(trace: Trace, now_ns: int, span_s: float) -> bool:
-    """Whether P-state and clock have been the same for ``span_s``, or for ``REST_S`` in a P-state for work.
+    """Whether P-state, clock and temperature have been the same for ``span_s``, or for ``REST_S`` in a P-state for work.
 
     Where there are no samples there is nothing to wait for; where they begin later than that, it is not known yet.
     """
@@ -457,8 +459,11 @@ def at_rest(trace: Trace, now_ns: int, span_s: float) -> bool:
     if working and span_s < REST_S:
         return at_rest(trace, now_ns, REST_S)
     columns = [recent.values(name) for name in ("performance_state", "sm_clock_hz") if recent.has(name)]
+    known = [values[np.isfinite(values)] for values in columns]
+    warmth = recent.values("temperature_c") if recent.has("temperature_c") else np.zeros(1)
+    cooled = not np.nanmax(warmth) - np.nanmin(warmth) > REST_CHANGE_C if np.isfinite(warmth).any() else True
     seen = int(trace.rows["t_before_ns"][0]) <= since_ns
-    return seen and all(len(np.unique(values[np.isfinite(values)])) <= 1 for values in columns)
+    return seen and cooled and all(len(np.unique(values)) <= 1 for values in known)
 
 
 def _instrument_record(name: str, device: Device, sampler: Sampler, started: AnchorRecord) -> InstrumentRecord:

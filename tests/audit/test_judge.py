@@ -140,3 +140,48 @@ def test_the_machine_form_holds_every_finding(clean):
     assert data["exit_code"] == 0
     assert {part["id"] for part in data["exhibits"]} == {part.id for part in clean.examined}
     assert all(finding["sentence"] for part in data["exhibits"] for finding in part["findings"])
+
+
+DEGENERATE = [
+    "tables: {t: {columns: {x: {unit: s, values: [1]}, y: {unit: C, values: [1]}}, slope: {x: x, y: y, stated: 1}}}",
+    "tables: {t: {columns: {x: {unit: s, values: [1, 1]}, y: {unit: C, values: [1, 2]}}, slope: {x: x, y: y, stated: 1}}}",
+    "tables: {t: {columns: {x: {unit: s, values: [1, 1, 1]}, y: {unit: C, values: [1, 2, 3]}}, heating: {time: x, temperature: y}}}",
+    "tables: {t: {columns: {x: {unit: s, values: []}}, maximum: {column: x, stated: 1}}}",
+    "tables: {t: {columns: {x: {unit: s, values: [1, null]}, y: {unit: C, values: [1, 2]}}, heating: {time: x, temperature: y}}}",
+    "rates: {r: {count: 1, time_s: 0, stated: 1}}",
+    "totals: {t: {total: 1, parts: {}}}",
+    "samples: {s: {quantities: {}, n: [3]}}",
+    "samples: {s: {quantities: {p: {unit: W, mean: 5, sd: -1, min: 6, max: 4, levels: [{below: 5}]}}}}",
+    "samples: {s: {quantities: {p: {unit: W, mean: 5, sd: 0, min: 5, max: 5, levels: [{above: 5, below: 5}], histogram: []}}}}",
+    "samples: {s: {n: [0, 100000000], quantities: {p: {unit: W, mean: 5.123456, sd: 1.2, step: 0.001}}}}",
+    "samples: {s: {quantities: {p: {unit: W, mean: 5, sd: 1, uncertainty: {stated: 1, n: 0}}}}}",
+    "classes: {c: {rules: []}}",
+    "classes: {c: {rules: [{name: a}], rows: [{label: r, printed: a}]}}",
+    "correlations: {c: {n: 0, r: 1}}",
+    "correlations: {c: {n: 10, r: 1.0}}",
+    "correlations: {c: {n: 10, r: 0.5, lag1: [1, -1]}}",
+    "correlations: {c: {n: 2, at_least: 0.5}}",
+    "allocations: {a: {counts: [], costs: []}}",
+    "allocations: {a: {counts: [0, 0], costs: [1, 2], baseline: 1, saving_percent: 1, total: 0}}",
+    "allocations: {a: {counts: [1, 1], costs: [1, 1], sweep: [{strength: 0, counts: [1, 1]}, {strength: 1, counts: [0, 0]}]}}",
+    "spans: {s: {spans: {a: [0, 0], b: [0, 1]}, apart: [[a, b]]}}",
+    "mean_rates: {m: {stated: 1, min: 2, max: 2, duration_s: 1}}",
+    "durations: {d: {counts: {}, period_s: 1, stated_s: 0}}",
+    "sensors: {s: {averages_s: 0, rise_limit_s: 1, events_s: {e: 0}}}",
+    "replicates: {r: {}}",
+    "alignments: {a: {lags: {0: 1}}}",
+    "energy_uncertainties: {e: {sd_w: 0, dt_s: 1, rows: [{duration_s: 0, stated_j: 0}]}}",
+]
+
+
+@pytest.mark.parametrize("text", DEGENERATE)
+def test_degenerate_numbers_are_examined_or_refused_by_name(text):
+    """Empty, zero and impossible numbers: findings, or an error that names the exhibit; never a traceback, a warning or a long wait."""
+    from pytest_physics.errors import ConfigurationError
+
+    try:
+        found = judged(f"title: T\nsource: {{document: D}}\n{text}\n")
+    except ConfigurationError as error:
+        assert "report.yaml: " in str(error)  # noqa: PT017 -- either way is right
+    else:
+        assert len(found.examined) == 1

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from pytest_physics.audit.attached import Attached
 from pytest_physics.audit.examine import findings_of
 from pytest_physics.audit.loader import Loaded
@@ -114,8 +116,9 @@ def audit(loaded: Loaded, directory: Path | None = None) -> Audit:
 
 def _examined(section: str, name: str, exhibit: Exhibit, attached: Attached, path: Path) -> Examined:
     try:
-        found = tuple(findings_of(exhibit, attached))
-    except (ValueError, ZeroDivisionError, OverflowError) as error:
+        with np.errstate(divide="raise", invalid="raise"):
+            found = tuple(findings_of(exhibit, attached))
+    except (ValueError, ArithmeticError) as error:
         raise ConfigurationError(f"{path}: {section}.{name} cannot be examined ({error}); correct its numbers.") from error
     return Examined(id=name, section=section, exhibit=exhibit, findings=found)
 

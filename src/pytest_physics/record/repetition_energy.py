@@ -182,7 +182,8 @@ def phase_average(
             commensurability_gate(batches.t0_s, period_s, scope=scope),
             _in_step_gate(batches, period_s, scope),
             first_versus_rest(averaged.mean + averaged.residual, scope=scope),
-            *(gate for window in windows for gate in state_gates(data, window, sensor, baseline)),
+            # an event may pause: utilisation without power, which says 'stalled' elsewhere, says nothing here, so no baseline is given
+            *(gate for window in windows for gate in state_gates(data, window, sensor, None)),
             *((no_baseline_gate(data, windows[0]),) if baseline is None and kind == "net" else ()),
         ),
     )  # fmt: skip

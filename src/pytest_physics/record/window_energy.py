@@ -439,7 +439,8 @@ def _agreement_gates(
     passed = apart_j <= limit_j
     return (
         Gate(
-            name="counter against power", scope=around.window.id, measured=apart_j, limit=limit_j, unit="J", passed=passed, warning=insisted,
+            name="counter against power", scope=around.window.id, measured=apart_j, limit=limit_j, unit="J", passed=passed,
+            warning=insisted,
             reason=f"energy counter and integrated power differ by {apart_j:.3g} J (limit {limit_j:.3g} J, {AGREEMENT_FACTOR:g} standard "
             "uncertainties of both)" + ("" if passed else ": one of the two is broken"),
             remedy="" if passed else "see the experiment on sampling integrity; update the driver, or insist on one of them",

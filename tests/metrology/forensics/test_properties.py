@@ -24,7 +24,7 @@ def test_the_true_number_of_readings_is_always_possible(values, ddof, decimals):
         (Printed(round(readings.mean(), decimals), decimals), Printed(round(readings.std(ddof=ddof), decimals), decimals)),
     ]:
         summary = sample_count.Summary(mean=mean, step=0.001, sd=sd)
-        assert ddof in sample_count.possible_counts([summary], searched=len(values))[len(values)]
+        assert ddof in sample_count.possible_counts([summary], also=[len(values)])[len(values)]
 
 
 @settings(max_examples=30, deadline=None)

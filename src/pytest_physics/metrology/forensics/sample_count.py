@@ -45,35 +45,34 @@ class Summary:
     sd: float | None = None
 
 
-def possible_counts(summaries: Sequence[Summary], *, searched: int = SEARCHED) -> dict[int, tuple[int, ...]]:
-    """Possible numbers of readings that all ``summaries`` share, each with the ddof that its deviations allow."""
-    counts = np.arange(1, searched + 1)
+def possible_counts(summaries: Sequence[Summary], *, also: Sequence[int] = ()) -> dict[int, tuple[int, ...]]:
+    """Numbers of readings, up to 3000 or among ``also``, that all ``summaries`` can share, each with the ddof that its deviations allow."""
+    counts = np.union1d(np.arange(1, SEARCHED + 1), np.array([n for n in also if n > 0], dtype=np.int64))
     for summary in summaries:
         counts = counts[_has_sum(summary, counts)]
     found = {int(n): tuple(d for d in (0, 1) if all(_has_squares(s, int(n), d) for s in summaries)) for n in counts}
     return {n: ddofs for n, ddofs in found.items() if ddofs}
 
 
-def sample_count(summaries: Sequence[Summary], *, stated: Sequence[int] = (), unit: str = "") -> Finding:
+def sample_count(summaries: Sequence[Summary], *, stated: Sequence[int] = ()) -> Finding:
     """Compare the stated numbers of readings with the possible ones."""
-    searched = max([SEARCHED, *stated])
-    possible = possible_counts(summaries, searched=searched)
-    steps = [_sum_step(summary, n, unit) for n in list(possible)[:2] for summary in summaries]
-    few = len(possible) <= TELLING_SHARE * searched
-    which = _which(possible, searched) if few else f"the printed digits allow {len(possible)} of {searched} numbers of readings"
+    possible = possible_counts(summaries, also=stated)
+    steps = [_sum_step(summary, n) for n in list(possible)[:2] for summary in summaries]
+    few = len(possible) <= TELLING_SHARE * SEARCHED
+    which = _which(possible) if few else f"the printed digits allow {len(possible)} of {SEARCHED} numbers of readings"
     wrong = [n for n in stated if n not in possible]
     if wrong:
-        return SAMPLE_COUNT.finding(
-            Effect.CONTRADICTS, f"{which}; stated: {', '.join(map(str, wrong))}", *(_miss(s, n) for n in wrong for s in summaries), *steps
-        )
+        said = ", ".join(map(str, wrong))
+        sentence = f"{which}; stated: {said}" if few else f"no {said} readings have these summaries; {which}"
+        return SAMPLE_COUNT.finding(Effect.CONTRADICTS, sentence, *(_miss(s, n) for n in wrong for s in summaries), *steps)
     return SAMPLE_COUNT.finding(Effect.CONSISTENT, f"{which}{'; as stated' if stated else ''}", *steps)
 
 
-def _which(possible: dict[int, tuple[int, ...]], searched: int) -> str:
+def _which(possible: dict[int, tuple[int, ...]]) -> str:
     if not possible:
-        return f"no number of readings up to {searched} has these summaries"
+        return f"no number of readings up to {SEARCHED} has these summaries"
     shown = [f"{n}{f' (ddof {ddofs[0]})' if len(ddofs) == 1 else ''}" for n, ddofs in list(possible.items())[:5]]
-    return f"only N = {', '.join(shown)}{' …' if len(possible) > 5 else ''} of 1 to {searched} is possible"
+    return f"only N = {', '.join(shown)}{' …' if len(possible) > 5 else ''} of 1 to {SEARCHED} is possible"
 
 
 def _has_sum(summary: Summary, counts: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -104,13 +103,13 @@ def _whole_squares(sd: float, step: Fraction, n: int, ddof: int, total: int) -> 
     return first <= high
 
 
-def _sum_step(summary: Summary, n: int, unit: str) -> str:
+def _sum_step(summary: Summary, n: int) -> str:
     exact = n * summary.mean / summary.step
     text = f"N = {n}: {n} × {summary.mean!r} / {summary.step:g} = {exact:.6f}"
     if summary.sd is None:
         return text
     squares = [(n - ddof) * (summary.sd / summary.step) ** 2 + round(exact) ** 2 / n for ddof in (0, 1)]
-    return f"{text}; Σ(x/q)² = {squares[0]:.3f} (ddof 0) or {squares[1]:.3f} (ddof 1){f' [{unit}]' if unit else ''}"
+    return f"{text}; Σ(x/q)² = {squares[0]:.3f} (ddof 0) or {squares[1]:.3f} (ddof 1)"
 
 
 def _miss(summary: Summary, n: int) -> str:
