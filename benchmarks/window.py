@@ -2,9 +2,9 @@
 
     python benchmarks/window.py [--n 20000]
 
-The window is one of a real run on the CPU (sampler running in its own process), with work counts and labels as an experiment gives them; torch is
-not loaded, so there is nothing to synchronise. Target: p50 of at most 10 µs. An empty ``with`` block is timed beside it, as what Python itself
-takes. Exit code 1 where the target is missed.
+The window is one of a real run on the CPU (sampler running in its own process), with work counts and labels as an experiment gives
+them; torch is not loaded, so there is nothing to synchronise. Target: p50 of at most 10 µs. An empty ``with`` block is timed beside
+it, as what Python itself takes. Exit code 1 where the target is missed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Planted faults end in the right verdict, with a message one would thank somebody for; nothing hangs, and what was measured stays readable."""
+"""Planted faults end in the right verdict, with a message one would thank somebody for; nothing hangs, what was measured stays readable."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_channel_that_is_absent_is_not_tested(tmp_path):
             TwinKernel(session.rig.gpu.device).run_for(2.0)
         with pytest.raises(ChannelUnavailableError, match="cannot read 'energy_j': NVML_ERROR_NOT_SUPPORTED"):
             session.rig.gpu.energy(window, estimator="counter")
-        with pytest.raises(ChannelUnavailableError, match="no channel|cannot read"):
+        with pytest.raises(ChannelUnavailableError, match="cannot read 'energy_j'"):
             session.rig.require("gpu.energy_j")
 
 
@@ -190,6 +190,13 @@ def fill(place, *, leave=0):
         os.truncate(place / "filler", (place / "filler").stat().st_size - leave)
 
 
+def use_up_the_last_block(gpu):
+    """On a full disk too a file may grow to the end of its last block."""
+    for _ in range(200):
+        with gpu.window("after", labels={"text": "x" * 200}):
+            pass
+
+
 def test_a_disk_that_fills_up_ends_in_one_message_and_a_readable_run(small_disk):
     """The sampler fails, the window's line is refused whole; run.json stays the old one; everything written before can be read."""
     session = twin_session(small_disk)
@@ -201,9 +208,7 @@ def test_a_disk_that_fills_up_ends_in_one_message_and_a_readable_run(small_disk)
     assert not gpu.sampler.is_alive()
     assert "No space left on device" in gpu.sampler.status.error
     with pytest.raises(RecordError, match=r"cannot write .*windows.jsonl: No space left on device; what was written before stays readable"):
-        for _ in range(200):  # until the rest of the last block is used up
-            with gpu.window("after", labels={"text": "x" * 200}):
-                pass
+        use_up_the_last_block(gpu)
     with pytest.raises(RecordError, match=r"cannot write .*No space left on device"):
         session.finish()
     run = RecordedRun(session.path)
@@ -285,8 +290,10 @@ def test_kill_9_of_the_run_leaves_it_readable_and_nothing_running(tmp_path):
     assert recorded.reader.run.phases[0].t1_ns is None
     assert [window.name for window in recorded.reader.windows] == ["step"] * 3
     assert len(recorded.trace("cpu")) >= 3
-    done = subprocess.run([sys.executable, "-m", "pytest_physics.cli", "verify", path], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode in {0, 1}
+    program = Path(sys.executable).with_name("pytest-physics")
+    done = subprocess.run([program, "verify", path], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "is incomplete: it was killed, or still runs." in " ".join(done.stdout.split())
     found = verify_run(Path(path))
     assert found.findings == ()
     assert found.incomplete.startswith("it was killed, or still runs. Readable: ")

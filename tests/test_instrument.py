@@ -50,8 +50,9 @@ def test_a_window_is_one_line_as_soon_as_it_closes(session, gpu):
         gpu.sleep(0.5)
         assert lines(session) == []
     (line,) = lines(session)
+    assert window.t1_ns == window.t0_ns + 500_000_000
     assert line == {
-        "id": "gpu-w1", "instrument": "gpu", "name": "decode", "phase": inner.id, "t0_ns": window.t0_ns, "t1_ns": window.t0_ns + 500_000_000,
+        "id": "gpu-w1", "instrument": "gpu", "name": "decode", "phase": inner.id, "t0_ns": window.t0_ns, "t1_ns": window.t1_ns,
         "work": {"tokens": 512}, "labels": {"batch": 8}, "test": "test_x.py::test_y", "synchronised": False,
     }  # fmt: skip
 
@@ -68,14 +69,13 @@ def test_windows_may_nest_and_overlap(session, gpu):
     gpu.sleep(0.1)
     other.__exit__(None, None, None)
     assert [(line["name"], line["id"]) for line in lines(session)] == [("inner", "gpu-w1"), ("outer", "gpu-w2"), ("other", "gpu-w3")]
-    assert (inner.t0_ns > outer.t0_ns) and (inner.t1_ns < outer.t1_ns < other.t1_ns)
+    assert outer.t0_ns < inner.t0_ns < inner.t1_ns < outer.t1_ns < other.t1_ns
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_an_interrupted_window_is_kept_and_labelled(session, gpu, error):
     """The measured part is data; the label says that the event did not finish, and the error goes on."""
     with pytest.raises(error), gpu.window("work", labels={"batch": 1}):
-        gpu.sleep(0.2)
         raise error
     assert lines(session)[0]["labels"] == {"batch": 1, "interrupted": error.__name__}
 
@@ -121,7 +121,10 @@ def test_a_window_is_used_once(gpu):
 @pytest.mark.parametrize("ask", [lambda w: w.energy, lambda w: w.duration, lambda w: w.per("token"), lambda w: w.count("token")])
 def test_an_open_window_has_no_numbers(gpu, ask):
     """The message says when it has them."""
-    with gpu.window("work", tokens=1) as window, pytest.raises(ValueError, match="window 'work' is not closed yet: ask for its numbers after"):
+    with (
+        gpu.window("work", tokens=1) as window,
+        pytest.raises(ValueError, match="window 'work' is not closed yet: ask for its numbers after"),
+    ):
         ask(window)
 
 
@@ -187,7 +190,9 @@ def test_thousands_of_windows_cost_the_same_each(tmp_path):
                     gpu.sleep(0.05)
             gpu.sleep(2.0)
             names = [f"gpu-w{1 + k * n_windows // 50}" for k in range(50)]
-            recipes = [Recipe(op="window.energy", parameters={"window": n, "baselines": [], "sensor": "gpu-s0", "kind": "gross"}) for n in names]
+            recipes = [
+                Recipe(op="window.energy", parameters={"window": n, "baselines": [], "sensor": "gpu-s0", "kind": "gross"}) for n in names
+            ]
             session.evaluate(recipes[0])
             start = time.perf_counter()
             for recipe in recipes:

@@ -59,7 +59,6 @@ def test_the_state_follows_from_the_reason(tmp_path, reason, expected):
 def test_an_error_in_the_block_ends_the_run(tmp_path):
     """The run keeps what it has and says what happened; the error goes on."""
     with pytest.raises(ZeroDivisionError), start(tmp_path) as session:
-        session.rig.gpu.sleep(1.0)
         _ = 1 / 0
     assert state(session) == ("incomplete", "ZeroDivisionError: division by zero")
     assert RunReader(session.path).run.instruments["gpu"].sampler_state == "stopped"
@@ -80,7 +79,9 @@ def test_a_report_that_fails_does_not_cost_the_manifest(tmp_path):
 
 def test_a_device_that_cannot_be_opened_leaves_an_incomplete_run(tmp_path):
     """The second of two devices fails: the first is stopped, the record says why, and the device's own message goes on."""
-    plan = Plan.using({"gpu": DeviceSpec(kind="twin", parameters={"preset": "ideal"}), "other": DeviceSpec(kind="replay", parameters={"path": "x"})})
+    plan = Plan.using(
+        {"gpu": DeviceSpec(kind="twin", parameters={"preset": "ideal"}), "other": DeviceSpec(kind="replay", parameters={"path": "x"})}
+    )
     with pytest.raises((DeviceUnavailableError, ConfigurationError, RecordError)) as raised:
         Session.start(load_settings(tmp_path, overrides=OPTIONS), plan, directory=tmp_path)
     (path,) = (tmp_path / "runs").iterdir()
@@ -107,9 +108,13 @@ def test_the_rig_names_what_it_has(tmp_path):
         assert "gpu" in rig
         assert "cpu" not in rig
         rig.require("gpu.power_w")
-        with pytest.raises(ChannelUnavailableError, match=r"this rig has no 'cpu' \(it has gpu\); choose one with --physics-device, for example 'auto'."):
+        with pytest.raises(
+            ChannelUnavailableError, match=r"this rig has no 'cpu' \(it has gpu\); choose one with --physics-device, for example 'auto'."
+        ):
             _ = rig.cpu
-        with pytest.raises(ChannelUnavailableError, match="cannot read 'memory_temperature_c': the twin has no model of the memory's temperature"):
+        with pytest.raises(
+            ChannelUnavailableError, match="cannot read 'memory_temperature_c': the twin has no model of the memory's temperature"
+        ):
             rig.require("gpu.memory_temperature_c")
 
 

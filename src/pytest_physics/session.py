@@ -29,6 +29,7 @@ from pytest_physics.record.environment import environment, git_state
 from pytest_physics.record.reader import trace_name
 from pytest_physics.record.recipes import baseline_record, evaluate, evidence, gates_of, labels_behind, latest_needed, true_value
 from pytest_physics.record.schema import (
+    AllocationRecord,
     AnchorRecord,
     BaselineRecord,
     ChannelRecord,
@@ -38,6 +39,7 @@ from pytest_physics.record.schema import (
     GateRecord,
     InstrumentRecord,
     PhaseRecord,
+    ProbeRecord,
     ResultRecord,
     RunRecord,
     SensorRecord,
@@ -167,6 +169,8 @@ class Session:
         self.memory: dict[str, Any] = {}
         self.claims: list[ClaimRecord] = []
         self.results: list[ResultRecord] = []
+        self.probe_records: list[ProbeRecord] = []
+        self.allocations: list[AllocationRecord] = []
         self.instruments: dict[str, Instrument] = {}
         self._records: dict[str, InstrumentRecord] = {}
         self._resources = ExitStack()
@@ -400,6 +404,24 @@ class Session:
             table = cast("TruthDevice", found.device).truth_table()
             self.memory[f"truth|{instrument}"] = now_ns, table
         return cast("NDArray[np.void]", table)
+
+    def probes(self, search_id: str) -> Sequence[ProbeRecord]:
+        """Probes of one search of a memory limit."""
+        return [probe for probe in self.probe_records if probe.search == search_id]
+
+    def allocation(self, allocation_id: str) -> AllocationRecord:
+        """One watched allocator."""
+        return next(allocation for allocation in self.allocations if allocation.id == allocation_id)
+
+    def record_probe(self, record: ProbeRecord) -> None:
+        """Persist one probe of a memory limit."""
+        self.probe_records.append(record)
+        self._writer.probe(record)
+
+    def record_allocation(self, record: AllocationRecord) -> None:
+        """Persist one watched allocator."""
+        self.allocations.append(record)
+        self._writer.allocation(record)
 
     # --- results and claims ------------------------------------------------------------------------------------------
 

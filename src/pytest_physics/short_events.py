@@ -133,8 +133,8 @@ class _Event:
 
     def run(self, repetitions: int, *, batch: int) -> Window:
         """One window of back-to-back calls."""
-        amounts = {name: amount * repetitions for name, amount in self.work.items()}
-        with self.instrument.window(self.name, labels={"batch": batch}, **{REPETITIONS: repetitions}, **amounts) as window:
+        amounts = {REPETITIONS: float(repetitions), **{name: amount * repetitions for name, amount in self.work.items()}}
+        with self.instrument.window(self.name, labels={"batch": batch}, synchronise=True, **amounts) as window:
             window.calls_ns = timed_calls(self.instrument, self.fn, repetitions)
         return window
 

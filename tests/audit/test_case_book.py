@@ -146,3 +146,15 @@ def test_audits_name_no_exhibit_in_vain():
         used = {name for claim in statements.claims for name in (*claim.asserts, *claim.rests_on)}
         idle = [name for _, name, exhibit in statements.exhibits() if name not in used and not exhibit.labels]
         assert idle == [], path.name
+
+
+def test_the_published_report_is_current():
+    """``reports/audit-tr122`` was made from the statements as they are, by this format (`pytest-physics audit` makes it again)."""
+    import json
+
+    found = audit(load(AUDITS / "tr122.yaml"))
+    published = AUDITS.parent / "reports" / "audit-tr122"
+    data = json.loads((published / "audit.json").read_text(encoding="utf-8"))
+    assert data["sha256"] == found.sha256
+    assert {claim["id"]: claim["verdict"] for claim in data["claims"]} == verdicts(found)
+    assert found.sha256 in (published / "report.html").read_text(encoding="utf-8")

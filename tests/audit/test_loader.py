@@ -19,6 +19,10 @@ HEAD = "title: T\nsource: {document: D}\n"
 SCHEMA = Path(__file__).parents[2] / "docs" / "audit.schema.json"
 
 BAD = [
+    ("totals:\n  a: &a {total: 3, parts: {x: 3}}\n  b: *a\n", "line 5", "aliases (*a) are not read"),
+    ("totals:\n  a: {total: 19:00, parts: {x: 3}}\n", "line 4", "'19:00' is not a number"),
+    ("totals:\n  a: {total: .inf, parts: {x: 3}}\n", "line 4", "'.inf' is not a number"),
+    ("totals:\n  a: {total: !!python/name:os.system x, parts: {x: 3}}\n", "line 4", "could not determine a constructor"),
     ("samples: [\n", "line 4", "expected"),
     ("totals:\n  a: {total: 3, parts: {x: 3}}\n  a: {total: 4, parts: {x: 4}}\n", "line 5", "'a' is given twice"),
     ("durations:\n  a:\n    counts: {rows: 3}\n    periode_s: 1\n    stated_s: 3\n", "line 6", "did you mean 'period_s'?"),
@@ -67,6 +71,12 @@ def test_decimals_are_those_of_the_file():
     json_total = parse(json.dumps({"title": "T", "source": {"document": "D"}, "totals": {"a": {"total": "20.70", "parts": {"x": 1}}}}))
     assert (float(yaml_total), yaml_total.decimals) == (20.7, 2)
     assert json_total.totals["a"].total.decimals == 2
+
+
+def test_a_number_keeps_its_meaning_for_people():
+    """010 is ten, −3 with a typographic minus is minus three, 2e3 is two thousand."""
+    values = parse(HEAD + "facts:\n  a: {values: {x: 010, y: 2e3, z: 1}}\nrates:\n  r: {count: −3, time_s: 1, stated: 1}\n")
+    assert (values.facts["a"].values["x"], float(values.rates["r"].count)) == (10, -3)
 
 
 def test_words_in_facts_stay_words():

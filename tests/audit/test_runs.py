@@ -45,7 +45,8 @@ def healthy(tmp_path_factory) -> Path:
     (root / "test_it.py").write_text(TEST, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "--physics", "--physics-device", "twin:rtx4080-laptop", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    (run,) = sorted(root.glob("runs/*/run.json")) or pytest.fail(done.stdout + done.stderr)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = root.glob("runs/*/run.json")
     return run.parent
 
 

@@ -63,7 +63,7 @@ def characterise(tmp_path_factory):
     """``characterise(preset, faults=…, overrides=…, load=…, settings=…)``: one run each, remembered."""
 
     @functools.cache
-    def run(preset, faults, overrides, load, sensor, seed):
+    def run(preset, faults, overrides, load, sensor, seed):  # noqa: PLR0917 -- the key of the cache
         directory = tmp_path_factory.mktemp("characterised")
         settings = load_settings(directory, overrides={"sensor": dict(sensor), "seed": seed})
         parameters = {"preset": preset, "seed": seed, "faults": [dict(f) for f in faults], "overrides": dict(overrides)}

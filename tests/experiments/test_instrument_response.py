@@ -96,9 +96,9 @@ def test_mismatch_is_the_difference_of_scales_at_every_length(characterise):
 
 def test_long_profile_compares_on_a_load_of_its_own(characterise):
     """With 'sensor.counter_s' the comparison has its own phase, and 30 s windows by the dozen."""
-    run = characterise("v100", sensor={"counter_s": 100.0})
+    run = characterise("rtx3090", sensor={"counter_s": 65.0})
     assert "counter" in run.found.phases
-    assert run.found.mismatch[30.0].estimator == "3 spans of 30 s"
+    assert run.found.mismatch[30.0].estimator == "2 spans of 30 s"
 
 
 def test_load_without_shares_is_switched(characterise, switched_only):
@@ -116,7 +116,7 @@ FAULTS = {
     "is stale all along": ({"kind": "stale"}, "window_s", "update period: changes"),
     "fails a third of its reads": ({"kind": "read_error", "value": 0.33}, "update_period_s", "update period: polls"),
     "jumps during the telegraph": ({"kind": "spike", "start_s": 10.0, "stop_s": 10.4, "value": 600.0}, "window_s", "telegraph: outliers"),
-    "drops during the telegraph": ({"kind": "spike", "start_s": 10.0, "stop_s": 12.0, "value": 1.2}, "window_s", "telegraph: outliers"),
+    "stands at one value during the telegraph": ({"kind": "spike", "start_s": 10.0, "stop_s": 12.0, "value": 1.2}, "window_s", "staleness"),
     "jumps during the square wave": ({"kind": "spike", "start_s": 34.0, "stop_s": 34.3, "value": 600.0}, "step_w", "square wave: outliers"),
     "is lost after the telegraph": ({"kind": "lost", "start_s": 50.0}, "phase_lock", "bursts: readings"),
 }
@@ -172,8 +172,7 @@ def test_load_that_never_ran_is_refused(characterise, silent_load):
 def test_run_verifies(characterise, preset):
     """Every number of the experiment follows from the recorded artifacts."""
     found = verify_run(characterise(preset).path)
-    # only the report is missing, which a test does not build
-    assert [finding.where for finding in found.findings] == ["report.html"]
+    assert {finding.where for finding in found.findings} <= {"report.html"}  # which this test does not build
     assert found.checked["results"] > 15
 
 
@@ -183,7 +182,7 @@ def edit_lines(path, change):
 
 
 EDITS = {
-    "burst begun elsewhere": ("windows.jsonl", lambda w: w["labels"].update(start=7 - w["labels"]["start"]) if w["name"] == "burst" else None),
+    "burst cut short": ("windows.jsonl", lambda w: w.update(t1_ns=w["t1_ns"] - 300_000_000) if w["name"] == "burst" else None),
     "level moved": ("windows.jsonl", lambda w: w.update(t0_ns=w["t0_ns"] + 400_000_000) if w["name"] == "level" else None),
     "edge of the telegraph moved": ("windows.jsonl", lambda w: w.update(t1_ns=w["t1_ns"] + 3_000_000) if w["id"] == "gpu-w5" else None),
     "result polished": ("results.jsonl", lambda r: r["estimate"].update(u=0.0) if r["quantity"] == "update period" else None),

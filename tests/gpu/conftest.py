@@ -63,14 +63,16 @@ class Run:
 
     @classmethod
     def start(
-        cls, directory: Path, project: str, card_text: str | None, *, device: str = "nvml", baseline_s: float = 2.0, **environment: str
+        cls, directory: Path, project: str, card_text: str | None, *, device: str = "nvml", baseline_s: float = 2.0, settings: str = "",
+        **environment: str,
     ) -> Run:
         """Start the run; without a card there is no NVML library either."""
         directory.mkdir()
         shutil.copy(PROJECTS / "common.py", directory / "conftest.py")
         shutil.copy(PROJECTS / f"{project}.py", directory / f"test_{project}.py")
         (directory / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\nfilterwarnings = error\n")
-        (directory / "physics.toml").write_text(f"[baseline]\nsettle_s = 0.3\nduration_s = {baseline_s}\n[sampling]\nmax_wait_s = 1.0\n")
+        baseline = f"[baseline]\nsettle_s = 0.3\nduration_s = {baseline_s}\n"
+        (directory / "physics.toml").write_text(f"{baseline}[sampling]\nmax_wait_s = 1.0\n{settings}")
         (directory / "card.txt").write_text(card_text or "")
         script = directory / "script.txt"
         around = fakenvml.environment(script) if card_text is not None else {**os.environ, fakenvml.SCRIPT_VARIABLE: str(script)}

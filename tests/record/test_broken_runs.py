@@ -112,7 +112,12 @@ def test_a_foreign_key_is_refused(run_copy, command, file):
 @pytest.mark.parametrize("case", ["a directory", "a file", "nothing", "another run's parent"])
 def test_what_is_no_run_is_refused(finished, tmp_path, command, name, case):
     """The path, and what to give instead."""
-    paths = {"a directory": tmp_path, "a file": finished / "run.json", "nothing": tmp_path / "none", "another run's parent": finished.parent}
+    paths = {
+        "a directory": tmp_path,
+        "a file": finished / "run.json",
+        "nothing": tmp_path / "none",
+        "another run's parent": finished.parent,
+    }
     code, text = command(name, paths[case])
     assert code == 2
     assert "is not a run directory: it has no run.json. Give the directory that a report line names." in " ".join(text.split())

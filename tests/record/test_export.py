@@ -129,7 +129,10 @@ def test_parquet_without_pyarrow_says_what_to_install(finished, tmp_path, monkey
         export_run(finished, tmp_path, formats=("parquet",))
 
 
-@pytest.mark.parametrize(("formats", "message"), [(("csv",), "unknown export format 'csv'"), (("parket",), "did you mean 'parquet'?"), ((), "formats are tr122, parquet")])
+@pytest.mark.parametrize(
+    ("formats", "message"),
+    [(("csv",), "unknown export format 'csv'"), (("parket",), "did you mean 'parquet'?"), ((), "formats are tr122, parquet")],
+)
 def test_unknown_formats_are_refused(finished, tmp_path, formats, message):
     """Before anything is written."""
     with pytest.raises(ConfigurationError, match=re.escape(message)):

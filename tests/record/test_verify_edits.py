@@ -1,7 +1,7 @@
 """``verify`` finds any single edited value.
 
-Three forgers, each with more means than the one before: one changes bytes; one makes the manifest anew; one also builds the report anew, so that
-nothing is left but recomputation. What the third one can change unseen is listed in ``LABELS``, with the reason.
+Three forgers, each with more means than the one before: one changes bytes; one makes the manifest anew; one also builds the report anew,
+so that nothing is left but recomputation. What the third one can change unseen is listed in ``LABELS``, with the reason.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def test_any_changed_byte_is_found_by_the_manifest(finished, tmp_path_factory, d
         problems = [problem for problem in CHECKS["files"](RecordedRun(run)) if problem is not None]
     finally:
         shutil.rmtree(run.parent)
-    assert any(name == "MANIFEST.sha256" or problem.where == name for problem in problems), (name, position, change)
+    assert any(name in {"MANIFEST.sha256", problem.where} for problem in problems), (name, position, change)
 
 
 def test_a_missing_and_a_foreign_file_are_found(run_copy):
@@ -142,7 +142,9 @@ def test_a_forged_manifest_does_not_help(run_copy, name):
         FILES[name].write(run_copy, leaf.edited(whole, f"{leaf.value}x"))
     else:
         content = (run_copy / name).read_bytes()
-        changed = content.replace(b"Claim validated", b"Claim valuated!") if name == "report.html" else content[:-3] + b"\x07" + content[-2:]
+        changed = (
+            content.replace(b"Claim validated", b"Claim valuated!") if name == "report.html" else content[:-3] + b"\x07" + content[-2:]
+        )
         assert changed != content
         (run_copy / name).write_bytes(changed)
     forge_manifest(run_copy)
@@ -252,7 +254,7 @@ def rows_behind(finished, place):
     ],
 )  # fmt: skip
 def test_a_changed_sample_is_found(forgery, finished, place, channel, change):
-    """Any sample that a number follows from, in a span that was used. (What a percentile leaves out changes nothing, and is not found.)"""
+    """Any sample that a number follows from, in a span that was used; what a percentile leaves out changes nothing, and is not found."""
     path = forgery / "trace-gpu.npy"
     original = path.read_bytes()
     chosen = np.random.default_rng(7).choice(rows_behind(finished, place), 6, replace=False)

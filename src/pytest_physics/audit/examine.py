@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import singledispatch
 
 from pytest_physics.audit import statements as said
@@ -71,8 +72,10 @@ def _sample(exhibit: said.Sample, attached: Attached) -> Iterator[Finding]:
         yield sample_count.sample_count(summaries, stated=[*exhibit.n, *known])
     elif exhibit.n:
         yield sample_count.SAMPLE_COUNT.lacks("the step of the readings ('step')")
-    for quantity in exhibit.quantities.values():
-        yield from _quantity(quantity, exhibit)
+    for name, quantity in exhibit.quantities.items():
+        for finding in _quantity(quantity, exhibit):
+            named = len(exhibit.quantities) > 1
+            yield replace(finding, sentence=f"{name}: {finding.sentence}") if named else finding
 
 
 def _quantity(quantity: said.Quantity, sample: said.Sample) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from pytest_physics.audit.statements import NUMBER, Statements, printed
 from pytest_physics.config import nearest
 from pytest_physics.errors import ConfigurationError
+from pytest_physics.metrology.forensics.finding import Printed
 
 Place = tuple[str | int, ...]
 MAX_PROBLEMS = 10
@@ -48,6 +49,7 @@ def parse(text: str, *, name: str = "statements") -> Statements:
     """Statements in ``text``."""
     lines: dict[Place, int] = {}
     try:
+        _refuse_aliases(text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = _value(node, (), lines) if node is not None else None
     except yaml.MarkedYAMLError as error:
@@ -75,11 +77,27 @@ def _value(node: yaml.Node, place: Place, lines: dict[Place, int]) -> Any:  # no
     if isinstance(node, yaml.SequenceNode):
         return [_value(item, (*place, i), lines) for i, item in enumerate(node.value)]
     text = str(node.value)
-    if node.tag in {"tag:yaml.org,2002:float", "tag:yaml.org,2002:int"} and NUMBER.fullmatch(text):
-        return int(text) if text.lstrip("+-").isdigit() else printed(text)
+    if node.tag in {"tag:yaml.org,2002:float", "tag:yaml.org,2002:int"}:
+        return _number(text)
     if node.tag == "tag:yaml.org,2002:timestamp":
         return text
     return yaml.SafeLoader("").construct_object(node)
+
+
+def _number(text: str) -> int | Printed | str:
+    """What looks like a number to people; YAML also means 19:00 and 0x10, and those stay text."""
+    if text.lstrip("+-").isdecimal():
+        return int(text)
+    return printed(text) if NUMBER.fullmatch(text) else text
+
+
+def _refuse_aliases(text: str) -> None:
+    """An alias may stand for a thousand others; numbers are written out."""
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(  # noqa: TRY004 -- the file is wrong, not a type
+                f"line {event.start_mark.line + 1}: aliases (*{event.anchor}) are not read; write the numbers out."
+            )
 
 
 def _mapping(node: yaml.MappingNode, place: Place, lines: dict[Place, int]) -> dict[Any, Any]:

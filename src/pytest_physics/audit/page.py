@@ -89,6 +89,7 @@ def context(audit: Audit) -> dict[str, Any]:
     ordered = sorted(audit.rulings, key=lambda ruling: ORDER.index(ruling.verdict))
     worst = ordered[0].verdict if ordered else Verdict.NOT_TESTED
     used = {finding.check for part in audit.examined for finding in part.findings}
+    used |= {ground.finding.check for ruling in audit.rulings for ground in ruling.grounds}
     return {
         "audit": audit,
         "sentence": sentence(audit),

@@ -441,8 +441,8 @@ class Strength(Statement):
 class Allocation(Exhibit):
     """Items allocated to places with costs."""
 
-    counts: list[Count]
-    costs: list[float]
+    counts: list[Count] = Field(min_length=1)
+    costs: list[float] = Field(min_length=1)
     unit: UnitText = "J"
     total: Number | None = None
     baseline: float | None = Field(default=None, gt=0)

@@ -36,7 +36,7 @@ from numpy.typing import ArrayLike
 
 from pytest_physics.metrology.power_series import PowerSeries
 from pytest_physics.metrology.response import SensorModel
-from pytest_physics.metrology.updates import FloatArray, IntArray, seconds_since
+from pytest_physics.metrology.updates import FloatArray, IntArray, comb_is_visible, seconds_since
 from pytest_physics.metrology.window_energies import (
     EnergyEstimates,
     Estimator,
@@ -67,6 +67,8 @@ __all__ = [
 
 NOISE_FLOOR_FACTOR = 3.0
 """A reading this many standard deviations above idle is taken as work, not as noise."""
+OWN_JITTER = 0.25
+"""Share of the jitter of changes on the comb that is each change's own: the rest is the comb's, common to neighbours."""
 LAG_REST = math.exp(-7)
 """Part of a first-order response that lies beyond seven time constants."""
 HALF_MEAN_DEVIATION = 0.41
@@ -287,6 +289,8 @@ def _extended(series: PowerSeries, w: _Windows) -> _Candidate:
     seen = (w.t0_s >= series.first_s) & (end_s <= series.last_s)
     net = np.where(clear & seen, w.above_j, np.nan)
     timing_s = math.sqrt(2 * min(1.0, series.step_s / max(sensor.effective_window_s, 1e-9))) * series.change_jitter_s
+    if comb_is_visible(series.poll_s, sensor.update_period_s):  # a comb that is late as a whole costs nothing between idle stretches
+        timing_s *= OWN_JITTER
     edges = root_sum_square(
         w.step_w * timing_s,
         w.step_w * sensor.u_update_period_s,

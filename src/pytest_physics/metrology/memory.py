@@ -42,6 +42,10 @@ EXTRAPOLATION = 0.005
 LARGEST_CONTEXT = 2**24
 """A predicted limit beyond this many tokens or sequences is no limit."""
 MIN_TREND_POINTS = 3
+UPPER_SHARE = 1 / 8
+"""Probes smaller than this share of the largest are left out of a fit that has enough others."""
+SPARE_POINTS = 2
+"""How many more probes than terms are enough."""
 
 
 class Outcome(StrEnum):
@@ -215,7 +219,7 @@ def fit_bytes(points: Sequence[MemoryPoint], *, kv_bytes_per_token: int, quadrat
     rounding_bytes
         Step in which the allocator hands memory out, all pieces of one pass together: two points cannot agree better.
     """
-    used = [p for p in points if p.outcome is Outcome.FITS and p.peak_bytes is not None]
+    used = _beyond_kinks([p for p in points if p.outcome is Outcome.FITS and p.peak_bytes is not None], quadratic=quadratic)
     terms = _determined(used, ("constant", "token", "square") if quadratic else ("constant", "token"))
     design = np.array([[_TERMS[name](p.batch, p.context) for name in terms] for p in used], dtype=np.float64)
     target = np.array([float(p.peak_bytes or 0.0) - kv_bytes_per_token * p.tokens for p in used])
@@ -234,6 +238,13 @@ def fit_bytes(points: Sequence[MemoryPoint], *, kv_bytes_per_token: int, quadrat
         square_bytes=value.get("square", 0.0), covariance=sigma**2 * inverse, terms=terms, scatter_bytes=sigma, dof=nu,
         largest_bytes=max(float(p.peak_bytes or 0.0) for p in used),
     )  # fmt: skip
+
+
+def _beyond_kinks(points: Sequence[MemoryPoint], *, quadratic: bool) -> list[MemoryPoint]:
+    """Leave small probes out, whose peak may be another moment, where enough larger ones determine the terms."""
+    largest = max((p.tokens for p in points), default=0)
+    upper = [p for p in points if p.tokens >= UPPER_SHARE * largest]
+    return upper if len(upper) >= (3 if quadratic else 2) + SPARE_POINTS else list(points)
 
 
 def _determined(points: Sequence[MemoryPoint], terms: tuple[str, ...]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ Model: the meter shows ``base + swing · u(t − offset)`` with u the known load
 the correlation with the load is largest, refined by a parabola. A random load makes that place unique.
 
 Assumes that both clocks run at the same rate over the stretch (100 ppm of a minute is 6 ms). Refuses a recording that is too short, that
-does not show this load (correlation below 0.8), or that shows it at two places alike. Clocks of hosts and meters commonly differ by
+does not show this load (correlation below 0.6), or that shows it at two places alike. Clocks of hosts and meters commonly differ by
 milliseconds to hours, so nothing is taken from wall time.
 """
 
@@ -25,12 +25,12 @@ FloatArray = NDArray[np.float64]
 
 FINEST_S = 0.002
 """Finest grid: finer than this no level mean cares."""
-MIN_CORRELATION = 0.8
+MIN_CORRELATION = 0.6
 MAX_RUNNER_UP = 0.9
 """Largest correlation elsewhere, as a share of the best."""
 ELSEWHERE_S = 1.0
 """A place further away than this is elsewhere."""
-MARGIN_S = 1.0
+MARGIN_S = 0.2
 """Idle time looked at before and after the load."""
 
 

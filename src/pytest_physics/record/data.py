@@ -19,7 +19,14 @@ from pytest_physics.config import Settings
 from pytest_physics.errors import RecordError
 from pytest_physics.metrology.response import SensorModel
 from pytest_physics.record.reader import RunReader
-from pytest_physics.record.schema import BaselineRecord, InstrumentRecord, PhaseRecord, WindowRecord
+from pytest_physics.record.schema import (
+    AllocationRecord,
+    BaselineRecord,
+    InstrumentRecord,
+    PhaseRecord,
+    ProbeRecord,
+    WindowRecord,
+)
 from pytest_physics.sampling.trace import Trace
 
 
@@ -60,8 +67,14 @@ class RunData(Protocol):
     def truth_table(self, instrument: str) -> NDArray[np.void] | None:
         """The twin's true power; None for a real device."""
 
+    def probes(self, search_id: str) -> Sequence[ProbeRecord]:
+        """Probes of one search of a memory limit, in the order in which they ran."""
 
-Named = TypeVar("Named", WindowRecord, PhaseRecord, BaselineRecord)
+    def allocation(self, allocation_id: str) -> AllocationRecord:
+        """One watched allocator."""
+
+
+Named = TypeVar("Named", WindowRecord, PhaseRecord, BaselineRecord, AllocationRecord)
 
 
 class RecordedRun:
@@ -133,6 +146,17 @@ class RecordedRun:
             self.memory[key] = self.reader.truth(instrument)
         found: NDArray[np.void] | None = self.memory[key]
         return found
+
+    def probes(self, search_id: str) -> Sequence[ProbeRecord]:
+        """Probes of one search."""
+        found = [probe for probe in self.reader.probes if probe.search == search_id]
+        if not found:
+            raise RecordError(f"{self.reader.path / 'probes.jsonl'} has no search '{search_id}' that a recipe needs; restore it from a copy.")
+        return found
+
+    def allocation(self, allocation_id: str) -> AllocationRecord:
+        """One watched allocator."""
+        return self._named({a.id: a for a in self.reader.allocations}, allocation_id, "allocations.jsonl")
 
     @cached_property
     def _windows(self) -> dict[str, WindowRecord]:

@@ -1,7 +1,7 @@
 """Read a run directory: every artifact as typed records, also of a run that crashed.
 
 Layout: ``run.json``, ``trace-<instrument>.npy``, ``truth-<instrument>.npy`` (twin only), ``windows.jsonl``, ``baseline.json``,
-``sensor.json``, ``results.jsonl``, ``claims.jsonl``, ``report.html``, ``MANIFEST.sha256``.
+``sensor.json``, ``probes.jsonl``, ``allocations.jsonl``, ``results.jsonl``, ``claims.jsonl``, ``report.html``, ``MANIFEST.sha256``.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from pytest_physics.errors import RecordError
 from pytest_physics.metrology.response import SensorModel
 from pytest_physics.record.schema import (
     SCHEMA_VERSION,
+    AllocationRecord,
     BaselineRecord,
     ClaimRecord,
+    ProbeRecord,
     Record,
     ResultRecord,
     RunRecord,
@@ -35,6 +37,8 @@ RUN = "run.json"
 WINDOWS = "windows.jsonl"
 BASELINES = "baseline.json"
 SENSORS = "sensor.json"
+PROBES = "probes.jsonl"
+ALLOCATIONS = "allocations.jsonl"
 RESULTS = "results.jsonl"
 CLAIMS = "claims.jsonl"
 REPORT = "report.html"
@@ -77,6 +81,16 @@ class RunReader:
         if not (self.path / WINDOWS).exists():  # made before anything else; of the others, what was not measured has no file
             raise RecordError(f"{self.path / WINDOWS} is missing; restore it from a copy.")
         return self._lines(WINDOWS, WindowRecord)
+
+    @cached_property
+    def probes(self) -> list[ProbeRecord]:
+        """All probes of memory limits, in the order in which they ran."""
+        return self._lines(PROBES, ProbeRecord)
+
+    @cached_property
+    def allocations(self) -> list[AllocationRecord]:
+        """All watched allocators."""
+        return self._lines(ALLOCATIONS, AllocationRecord)
 
     @cached_property
     def results(self) -> list[ResultRecord]:

@@ -31,6 +31,7 @@ from pytest_physics.metrology.updates import distinct_updates
 from pytest_physics.record.counter_evaluation import COUNTER_LEAVES
 from pytest_physics.record.data import RunData
 from pytest_physics.record.identification import timing_estimate
+from pytest_physics.record.memory_recipes import MEMORY_LEAVES
 from pytest_physics.record.repetition_energy import batch_mean, cross_checked, latency_estimate, phase_average, repetitions_of
 from pytest_physics.record.scale import on_true_scale
 from pytest_physics.record.schema import BaselineRecord, GateRecord, PhaseRecord, WindowRecord, finite_or_none
@@ -47,6 +48,8 @@ LEAVES: dict[str, Leaf] = {}
 TRUTHS: dict[str, Truth] = {}
 SENSED = frozenset({"window.energy", "repetition.phase_average"})
 """Leaves that need the readings of the sensor's tail after their windows."""
+MEMORY_FILES = {"c": "probes.jsonl", "a": "allocations.jsonl"}
+"""Files of the records that memory's leaves name, by the letter of their ids."""
 COMPOSITES: Mapping[str, Callable[..., Estimate]] = {**ARITHMETIC, **LINEAR_LAW, "batches": batch_mean, "cross_checked": cross_checked}
 
 
@@ -86,11 +89,14 @@ def evidence(recipe: Recipe) -> tuple[str, ...]:
         named = [
             str(value)
             for key, value in leaf.parameters.items()
-            if key in {"window", "phase", "span", "telegraph", "baseline", "instrument"}
+            if key in {"window", "phase", "span", "telegraph", "baseline", "instrument", "search", "allocation"}
         ]
         named += [str(name) for key in ("windows", "baselines") for name in leaf.parameters.get(key, ())]
         for name in named:
             kind = name.rpartition("-")[2][:1]
+            if "-" in name and kind in MEMORY_FILES:
+                paths.append(f"{MEMORY_FILES[kind]}#{name}")
+                continue
             paths.append(f"trace-{name.partition('-')[0]}.npy")
             paths += {"w": [f"windows.jsonl#{name}"], "b": [f"baseline.json#{name}"], "p": [f"run.json#{name}"]}.get(kind, [])
     return tuple(dict.fromkeys(paths))
@@ -564,6 +570,10 @@ def _of_its_phase(evaluated: Leaf) -> Leaf:
 
 for _op, (_evaluated, _truth_of) in {**SENSOR_LEAVES, **COUNTER_LEAVES}.items():
     leaf(_op, truth=_truth_of)(_of_its_phase(_evaluated))
+
+
+for _op, (_evaluated, _truth_of) in MEMORY_LEAVES.items():
+    leaf(_op, truth=_truth_of)(_evaluated)
 
 
 # --- heat soak -------------------------------------------------------------------------------------------------------

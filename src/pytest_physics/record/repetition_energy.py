@@ -29,7 +29,6 @@ import numpy as np
 from pytest_physics.clock import NS_PER_S
 from pytest_physics.metrology.energy import IdlePower, PowerSeries
 from pytest_physics.metrology.latency import QuantileInterval, quantile_interval
-from pytest_physics.metrology.power_series import FloatArray
 from pytest_physics.metrology.quality import Quality, tier
 from pytest_physics.metrology.refusal import RefusedError
 from pytest_physics.metrology.repetition import (
@@ -46,7 +45,7 @@ from pytest_physics.metrology.response import SensorModel
 from pytest_physics.metrology.uncertainty import Component, Estimate, Gate, coverage_factor
 from pytest_physics.metrology.uncertainty import mean as mean_of
 from pytest_physics.metrology.update_period import fit_update_period
-from pytest_physics.metrology.updates import seconds_since
+from pytest_physics.metrology.updates import FloatArray, seconds_since
 from pytest_physics.metrology.window_energies import TYPE_B_DOF
 from pytest_physics.record.data import RunData
 from pytest_physics.record.scale import baseline_on_scale, on_true_scale
@@ -293,9 +292,7 @@ def _components(
         Component(label="gain", source=f"gain|{instrument}", contribution=sensor.u_gain * value, dof=TYPE_B_DOF, common_scale=True)
     )
     if kind == "gross":
-        lines.append(
-            Component(label="offset", source=f"offset|{instrument}", contribution=sensor.u_offset_w * length_s, dof=TYPE_B_DOF)
-        )
+        lines.append(Component(label="offset", source=f"offset|{instrument}", contribution=sensor.u_offset_w * length_s, dof=TYPE_B_DOF))
     elif baseline is not None:
         source = f"baseline|{instrument}|{baseline.identity}"
         u_j = -baseline.u_with_drift_w * length_s

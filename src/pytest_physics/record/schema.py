@@ -352,6 +352,94 @@ class SensorRecord(Record):
         return SensorModel(**self.model)  # type: ignore[arg-type]
 
 
+class SubjectRecord(Record):
+    """Which model a search of its memory ran, in which numbers."""
+
+    name: str
+    dtype: str
+    attention: str
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    width: int
+    vocabulary: int
+    parameters: int
+    bytes_per_number: int
+    max_positions: int | None
+    """None where the architecture sets no limit."""
+
+
+class ProbeRecord(Record):
+    """One line of ``probes.jsonl``: one try whether a batch and a context fit, as it ended."""
+
+    id: str
+    """``gpu-c1.7``: the seventh probe of the search ``gpu-c1``."""
+    search: str
+    instrument: str
+    axis: Literal["context", "batch"]
+    """What the search varies."""
+    part: Literal["prediction", "upwards", "downwards"]
+    """Why it was made: to predict the cliff from sizes well below it, or in which pass of the search."""
+    repeat: int
+    """Number of the pass, from 1; 0 for predictions."""
+    batch: int
+    context: int
+    outcome: Literal["FITS", "OUT_OF_MEMORY", "ARCHITECTURE_LIMIT", "KILLED"]
+    """As it ended; whether one that fits spilled follows from all of them."""
+    message: str
+    peak_bytes: int | None
+    seconds: float | None
+    capacity_bytes: int
+    limited_by: str
+    rounding_bytes: int
+    foreign: dict[str, int] = Field(default_factory=dict)
+    """Device memory of others, by "pid name"."""
+    subject: SubjectRecord
+    t0_ns: int
+    t1_ns: int
+    test: str = ""
+
+
+class StateRecord(Record):
+    """An allocator at one moment, in bytes."""
+
+    t_ns: int
+    allocated_bytes: int
+    reserved_bytes: int
+    active_bytes: int
+    inactive_split_bytes: int
+    largest_free_bytes: int | None
+    segments: int
+    device_used_bytes: int | None = None
+    """What the device says is in use, by everybody."""
+
+
+class RefusedRequestRecord(Record):
+    """An allocation that failed."""
+
+    requested_bytes: int
+    free_bytes: int
+    """Reserved and free, plus what the device still had, at that moment."""
+
+
+class AllocationRecord(Record):
+    """One line of ``allocations.jsonl``: an allocator watched over some code."""
+
+    id: str
+    """``gpu-a1``."""
+    instrument: str
+    name: str
+    source: str
+    """Whose figures these are: "torch CUDA caching allocator", "twin's caching allocator", "glibc", "process"."""
+    states: list[StateRecord]
+    """Before, during where somebody looked, and after; in order."""
+    peak_bytes: int
+    """Largest allocation in between, by the allocator's own account."""
+    refused: list[RefusedRequestRecord] = Field(default_factory=list)
+    test: str = ""
+
+
 def finite_or_none(value: float | None) -> float | None:
     """``None`` for what JSON has no number for; plain Python floats otherwise."""
     return float(value) if value is not None and math.isfinite(value) else None

@@ -101,7 +101,8 @@ def recall(fingerprint: Fingerprint, channel: str, *, max_age_days: float) -> Ca
     try:
         cached = CachedSensor.model_validate_json(_path(fingerprint, channel).read_text(encoding="utf-8"))
         age = datetime.now(UTC) - datetime.fromisoformat(cached.identified_utc)
-    except (OSError, ValueError, ValidationError):
+        _ = cached.record.sensor  # building the model checks its numbers
+    except (OSError, TypeError, ValueError, ValidationError):
         return None
     fresh = timedelta(0) <= age <= timedelta(days=max_age_days)
     return cached if fresh and cached.fingerprint == fingerprint.digest else None

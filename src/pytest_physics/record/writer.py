@@ -21,7 +21,16 @@ from numpy.typing import NDArray
 
 from pytest_physics.errors import RecordError
 from pytest_physics.record import reader
-from pytest_physics.record.schema import BaselineRecord, ClaimRecord, Record, ResultRecord, RunRecord, SensorRecord
+from pytest_physics.record.schema import (
+    AllocationRecord,
+    BaselineRecord,
+    ClaimRecord,
+    ProbeRecord,
+    Record,
+    ResultRecord,
+    RunRecord,
+    SensorRecord,
+)
 
 
 def new_run_directory(parent: Path) -> Path:
@@ -59,6 +68,14 @@ class RunWriter:
     def result(self, record: ResultRecord) -> None:
         """Append to ``results.jsonl``."""
         self._append(reader.RESULTS, record)
+
+    def probe(self, record: ProbeRecord) -> None:
+        """Append to ``probes.jsonl``."""
+        self._append(reader.PROBES, record)
+
+    def allocation(self, record: AllocationRecord) -> None:
+        """Append to ``allocations.jsonl``."""
+        self._append(reader.ALLOCATIONS, record)
 
     def claim(self, record: ClaimRecord) -> None:
         """Append to ``claims.jsonl``."""

@@ -68,7 +68,7 @@ _FAVICON_COLOURS = {
 _ORIGINS = {
     "prior": "Not identified: typical values with wide uncertainties.",
     "preset": "Preset of the simulated device: the values it was built with.",
-    "identified": "Identified in this run from a square-wave load.",
+    "identified": "Identified from a random load, by this run or an earlier one on the same device.",
 }
 
 

@@ -56,4 +56,5 @@ def _numbers(claim: ClaimRecord) -> str:
 def _wrapped(text: str, first: str, columns: int) -> list[str]:
     """``text`` after ``first``, further lines under it."""
     clean = printable(text, 2000)
-    return textwrap.wrap(clean, columns, initial_indent=first, subsequent_indent=" " * len(first), break_on_hyphens=False) or [first.rstrip()]
+    indent = " " * len(first)
+    return textwrap.wrap(clean, columns, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False) or [first.rstrip()]

@@ -32,7 +32,7 @@ START_S = 120.0
 GRACE_S = 20.0
 """How much longer than its own time limit a probe may take to answer before its process is given up."""
 PAGE_BYTES = 4096
-CPU_CAPACITY_BYTES = 96 * MIB
+CPU_CAPACITY_BYTES = 48 * MIB
 """Capacity that stands for a device's memory on a CPU: a cliff at a few thousand tokens, found in a fraction of a second per probe."""
 TWIN_FOREIGN = "4242 foreign process of the twin"
 TWIN_FOREIGN_BYTES = 2**30

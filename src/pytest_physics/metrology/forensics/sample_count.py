@@ -84,6 +84,8 @@ def _has_sum(summary: Summary, counts: NDArray[np.int64]) -> NDArray[np.bool_]:
 def _has_squares(summary: Summary, n: int, ddof: int) -> bool:
     if summary.sd is None or n <= ddof:
         return n > ddof
+    if 4 * (n - ddof) * summary.sd * half_unit(summary.sd) >= 3 * summary.step**2:
+        return True  # the rounded deviation leaves room for more than two whole numbers: one of them has the right parity
     step, half = Fraction(repr(summary.step)), Fraction(half_unit(summary.mean))
     mean = Fraction(repr(float(summary.mean)))
     low, high = math.ceil(n * (mean - half) / step), math.floor(n * (mean + half) / step)
