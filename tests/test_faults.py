@@ -75,7 +75,7 @@ INVALID_BECAUSE = {
     "the gpu is lost": ({"kind": "lost", "start_s": WORK_AT_S + 2}, "sampler", "no valid samples on both sides of the window"),
     "the counter was reset": ({"kind": "counter_reset", "start_s": WORK_AT_S + 2}, "", ""),
     "the driver slows the clock": ({"kind": "thermal_slowdown", **DURING}, "thermal throttling", "slowed for thermal reasons"),
-    "a foreign process in the idle": ({"kind": "foreign_process", "stop_s": 30.0}, "idle foreign processes", "foreign compute process"),
+    "a foreign process in the idle": ({"kind": "foreign_process", "stop_s": 76.5}, "idle foreign processes", "foreign compute process"),
     "an idle that switches": ({"kind": "bimodal_idle", "stop_s": 30.0}, "idle bimodality", ""),
 }
 

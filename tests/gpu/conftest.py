@@ -63,7 +63,14 @@ class Run:
 
     @classmethod
     def start(
-        cls, directory: Path, project: str, card_text: str | None, *, device: str = "nvml", baseline_s: float = 2.0, settings: str = "",
+        cls,
+        directory: Path,
+        project: str,
+        card_text: str | None,
+        *,
+        device: str = "nvml",
+        baseline_s: float = 2.0,
+        settings: str = "",
         **environment: str,
     ) -> Run:
         """Start the run; without a card there is no NVML library either."""

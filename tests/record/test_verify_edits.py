@@ -215,7 +215,7 @@ def test_recomputation_finds_every_value_but_the_labels(forgery, request, name):
     whole = file.read(forgery)
     missed, unseen = [], set()
     try:
-        for leaf in sampled(list(leaves(name, whole)), 2):
+        for leaf in sampled(list(leaves(name, whole)), 4 if name == "claims.jsonl" else 2):
             for value in changes(leaf.value):
                 file.write(forgery, leaf.edited(whole, value))
                 if not found_by_recomputation(forgery, OWN_CHECK.get(name, RECOMPUTED)):

@@ -37,7 +37,7 @@ FloatArray = NDArray[np.float64]
 
 SPILL_FACTOR = 5.0
 """Time per token this many times the trend before the cliff is a spill (TR127 saw 25 to 105)."""
-EXTRAPOLATION = 0.005
+EXTRAPOLATION = 0.01
 """Assumed relative standard uncertainty of the bytes that an extrapolation adds to its largest probe."""
 LARGEST_CONTEXT = 2**24
 """A predicted limit beyond this many tokens or sequences is no limit."""

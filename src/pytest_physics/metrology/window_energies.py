@@ -127,7 +127,7 @@ TERM_KINDS: Mapping[str, TermKind] = {
     "baseline": TermKind(shared="baseline", evaluation="A"),
     "idle beside the window": TermKind(evaluation="A"),
     "quantisation": TermKind(distribution="rectangular"),
-    "edges": TermKind(distribution="rectangular"),
+    "edges": TermKind(),  # two of them at least: their sum is triangular, nearer to normal than to a rectangle
     "under-sampling": TermKind(),
     "noise": TermKind(evaluation="A"),
     "clock sync": TermKind(),

@@ -9,6 +9,7 @@ that was complete when the estimate was first computed: otherwise a later sample
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -50,6 +51,8 @@ SENSED = frozenset({"window.energy", "repetition.phase_average"})
 """Leaves that need the readings of the sensor's tail after their windows."""
 MEMORY_FILES = {"c": "probes.jsonl", "a": "allocations.jsonl"}
 """Files of the records that memory's leaves name, by the letter of their ids."""
+MOST_REMEMBERED = 1000
+"""Estimates kept in memory, at most."""
 COMPOSITES: Mapping[str, Callable[..., Estimate]] = {**ARITHMETIC, **LINEAR_LAW, "batches": batch_mean, "cross_checked": cross_checked}
 
 
@@ -60,7 +63,20 @@ def evaluate(recipe: Recipe, data: RunData) -> Estimate:
         return replace(estimate, recipe=recipe, gates=(*estimate.gates, *_parity_gates(recipe, data)))
     if recipe.op not in LEAVES:
         raise RecordError(f"unknown recipe '{recipe.op}'; use the pytest-physics version that wrote this run.")
-    return replace(LEAVES[recipe.op](recipe.parameters, data), recipe=recipe)
+    return replace(_leaf_value(recipe, data), recipe=recipe)
+
+
+def _leaf_value(recipe: Recipe, data: RunData) -> Estimate:
+    """One leaf; what rests on the sensor's readings is computed once, for gross, net, their means and the judge ask for it again."""
+    if recipe.op not in SENSED:
+        return LEAVES[recipe.op](recipe.parameters, data)
+    known: dict[str, Estimate] = data.memory.setdefault("sensed", {})
+    key = json.dumps(recipe.to_json(), sort_keys=True)
+    if key not in known:
+        if len(known) >= MOST_REMEMBERED:
+            known.clear()
+        known[key] = LEAVES[recipe.op](recipe.parameters, data)
+    return known[key]
 
 
 def true_value(recipe: Recipe, data: RunData) -> float | None:
@@ -223,8 +239,7 @@ def window_duration(parameters: Parameters, data: RunData) -> Estimate:
     clock = Component(
         label="clock resolution",
         source=f"clock|{window.id}",
-        contribution=resolution_s / math.sqrt(6),
-        distribution="rectangular",
+        contribution=resolution_s / math.sqrt(6),  # of two ends: triangular, near enough to normal
     )
     return Estimate(
         value=(window.t1_ns - window.t0_ns) / NS_PER_S,

@@ -352,7 +352,7 @@ def latency_estimate(windows: Sequence[WindowRecord], probability: float, *, res
         Component(
             label="order statistics", source=f"latency|{scope}|{probability}", contribution=half / coverage_factor(math.inf), evaluation="A"
         ),
-        Component(label="clock resolution", source=f"clock|{scope}", contribution=resolution_s / math.sqrt(6), distribution="rectangular"),
+        Component(label="clock resolution", source=f"clock|{scope}", contribution=resolution_s / math.sqrt(6)),
     )
     return Estimate(
         value=found.value, unit="s", components=tuple(line for line in lines if line.contribution),

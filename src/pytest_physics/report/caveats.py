@@ -81,7 +81,7 @@ def _absent(reader: RunReader, _: Sequence[ClaimRecord]) -> list[str]:
 def _scale(reader: RunReader, _: Sequence[ClaimRecord]) -> list[str]:
     return [
         f"{s.instrument}: every absolute energy and power carries the error of an uncalibrated scale, u = {fmt.percent(s.sensor.u_gain)}."
-        for s in reader.sensors
+        for s in {record.instrument: record for record in reader.sensors}.values()  # what was known at the end
         if s.sensor.u_gain >= UNCALIBRATED_GAIN
     ]
 

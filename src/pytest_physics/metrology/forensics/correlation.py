@@ -3,7 +3,7 @@
 Two autocorrelated series have ``n_eff = n(1 − ρ_a·ρ_b)/(1 + ρ_a·ρ_b)`` independent pairs (Bretherton); values that were used several times
 count once. The largest of m lags is judged at 1 − (1 − p)^m. A correlation is called strong only where its interval excludes what is below.
 
-Assumes roughly normal values; trends must be removed first, or ρ near 1 does it. False alarms: of independent white series at most 5 % are
+Assumes roughly normal values; trends must be removed first, or ρ near 1 does it. False alarms: of independent white series about 5 % are
 confirmed as correlated.
 References: Bretherton et al., J. Climate 12 (1999); Fisher, z transformation.
 """
