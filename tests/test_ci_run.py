@@ -86,7 +86,9 @@ EXPECTED = [
     "bench: pytest bench/ --physics",
     "bench: pytest bench/ --physics --physics-device twin:rtx4080-laptop",
     "bench: pytest-physics verify runs/1/",
+    "bench: pytest-physics audit --run runs/1/",
     "bench: pytest-physics verify runs/2/",
+    "bench: pytest-physics audit --run runs/2/",
 ]
 
 

@@ -140,9 +140,9 @@ def phase_mean(values: FloatArray, phases: FloatArray) -> PhaseMean:
     """Trapezoid rule round the circle, with the scatter about the line between neighbours in phase as its uncertainty.
 
     That scatter holds noise, differences between repetitions, and jumps of the function between two phases, of which it makes more than
-    they cost. A straight drift in time (a card that warms up) is no error of the mean over these very repetitions, and is taken out
-    first. Each second difference uses three values, so that N of them have about N/2 degrees of freedom (18/35·N for evenly spaced
-    normal values).
+    they cost. A straight drift in time (a card that warms up) is no error of the mean over these very repetitions, and is taken out of
+    the scatter; not of the mean, for phases that creep would look like a drift. Each second difference uses three values, so that N of
+    them have about N/2 degrees of freedom (18/35·N for evenly spaced normal values).
 
     Parameters
     ----------
@@ -156,10 +156,11 @@ def phase_mean(values: FloatArray, phases: FloatArray) -> PhaseMean:
     if n < MIN_PHASES or not np.isfinite(values).all():
         return PhaseMean(mean=math.nan, u=math.nan, dof=1.0, residual=np.full(n, np.nan))
     order = np.argsort(x, kind="stable")
-    x, y = x[order], without_drift(np.asarray(values, dtype=np.float64))[order]
+    raw = np.asarray(values, dtype=np.float64)
+    x, y, steady = x[order], raw[order], without_drift(raw)[order]
     before, after = np.diff(x, prepend=x[-1] - 1), np.diff(x, append=x[0] + 1)
     share = np.where(before + after > 0, before / np.where(before + after > 0, before + after, 1.0), 0.5)
-    difference = y - ((1 - share) * np.roll(y, 1) + share * np.roll(y, -1))
+    difference = steady - ((1 - share) * np.roll(steady, 1) + share * np.roll(steady, -1))
     scale = 1 + np.square(share) + np.square(1 - share)
     weight = (before + after) / 2
     variance = float(np.mean(np.square(difference) / scale))
