@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "plugin", "active", "markers", "fixtures", "hookspecs", "cli", "doctor"),  # surfaces: pytest, command line, public door
     ("report", "audit", "fleet"),  # what people read; many machines
     ("experiments",),  # protocols: drive a workload on an instrument
-    ("claims", "session", "instrument", "short_events", "config", "record"),  # verdicts, one run's lifecycle, artifacts on disk
+    ("claims", "session", "instrument", "short_events", "vram", "config", "record"),  # verdicts, one run's lifecycle, artifacts on disk
     ("workloads",),  # what is run
     ("sampling", "devices"),  # reading hardware
     ("metrology",),  # pure functions on arrays

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_physics.metrology.uncertainty import relative_uncertainty as relative_uncertainty
     from pytest_physics.session import Rig as Rig
     from pytest_physics.session import Session as Session
+    from pytest_physics.vram import VRAMMonitor as VRAMMonitor
 
 _HOMES = {
     "Energy": "instrument",
@@ -34,6 +35,7 @@ _HOMES = {
     "Rig": "session",
     "Session": "session",
     "Settings": "config",
+    "VRAMMonitor": "vram",
     "Verdict": "metrology.decision",
     "load_settings": "config",
     "mean": "metrology.uncertainty",

@@ -27,19 +27,22 @@ from pytest_physics.errors import (
     PhysicsError,
     RefutedClaim,
 )
-from pytest_physics.markers import claim_of, energy_budget_of, is_claim, needed_channels, read_markers
+from pytest_physics.markers import claim_of, energy_budget_of, is_claim, needed_channels, read_markers, vram_budget_of
 from pytest_physics.metrology.decision import Verdict
-from pytest_physics.metrology.uncertainty import Comparison, Recipe, truth_value_judge
+from pytest_physics.metrology.uncertainty import Comparison, Estimate, Recipe, truth_value_judge
 from pytest_physics.record.schema import BaselineRecord, ClaimRecord
 from pytest_physics.session import Plan, Session
 
 if TYPE_CHECKING:
     from pytest_physics.experiments.heat_soak import HeatSoak
     from pytest_physics.experiments.instrument_response import InstrumentResponse
+    from pytest_physics.vram import VRAMMonitor
     from pytest_physics.workloads.base import Kernel
 
 EXIT_UNMEASURED = 10
 """Exit code where nothing failed and nothing was refuted, but something was INVALID or INCONCLUSIVE."""
+
+BYTES_PER_GIB = 2**30
 
 JUDGE = pytest.StashKey[Judge]()
 
@@ -64,6 +67,7 @@ class ActiveRun:
         self._problems: list[str] = []
         self._notes: list[str] = []
         self._sensor: InstrumentResponse | None = None
+        self._monitors: dict[str, VRAMMonitor] = {}
 
     @classmethod
     def from_config(cls, config: pytest.Config) -> ActiveRun:
@@ -167,6 +171,16 @@ class ActiveRun:
         self._heat_soak = run_heat_soak(gpu, self.session, steady_load_for(gpu.device), progress=self._progress())
         return self._heat_soak
 
+    def vram(self, instrument: str | None = None) -> VRAMMonitor:
+        """The memory monitor of an instrument, made once; default: of the device under test."""
+        from pytest_physics.vram import monitor_for
+
+        rig = self.session.rig
+        name = instrument or ("gpu" if "gpu" in rig else "cpu")
+        if name not in self._monitors:
+            self._monitors[name] = monitor_for(rig[name], self.session)
+        return self._monitors[name]
+
     def judge_of(self, item: pytest.Item) -> Judge:
         """The judge of a test, made on first use."""
         if JUDGE not in item.stash:
@@ -211,7 +225,7 @@ class ActiveRun:
         judge = self.judge_of(item)
         token = truth_value_judge.set(partial(_judged_true, judge))
         try:
-            with self._verdict_errors(item), self._energy_budget(item, judge):
+            with self._verdict_errors(item), self._energy_budget(item, judge), self._vram_budget(item, judge):
                 result = yield
         finally:
             truth_value_judge.reset(token)
@@ -252,6 +266,16 @@ class ActiveRun:
             yield
         energy = window.energy.net if budget.net else window.energy.gross
         judge(energy <= budget.joules)
+
+    @contextmanager
+    def _vram_budget(self, item: pytest.Item, judge: Judge) -> Generator[None]:
+        budget = vram_budget_of(item)
+        if budget is None:
+            yield
+            return
+        with self.vram(budget.instrument).watch(item.name) as watch:
+            yield
+        judge(watch.peak / Estimate.exact(BYTES_PER_GIB, "byte/GiB") <= budget.gib)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pytest_physics.experiments.instrument_response import InstrumentResponse
     from pytest_physics.record.schema import BaselineRecord
     from pytest_physics.session import Rig
+    from pytest_physics.vram import VRAMMonitor
 
 
 def _active(request: pytest.FixtureRequest) -> ActiveRun:
@@ -53,6 +54,12 @@ def sensor(request: pytest.FixtureRequest, rig: Rig) -> InstrumentResponse:
     From then on every energy uses it. Where the identification is refused it is the device's prior, with its wide uncertainties.
     """
     return _active(request).sensor()
+
+
+@pytest.fixture
+def vram(request: pytest.FixtureRequest, rig: Rig) -> VRAMMonitor:
+    """Memory of the device under test: ``with vram.watch() as m``, ``m.peak``, ``vram.assert_no_growth(fn)``, ``vram.will_fit(...)``."""
+    return _active(request).vram()
 
 
 @pytest.fixture

@@ -48,6 +48,14 @@ class EnergyBudget:
     net: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VramBudget:
+    """Arguments of a ``vram_budget`` marker."""
+
+    gib: float
+    instrument: str
+
+
 # --- signatures: each has the name of its marker, which Python puts into its own messages -------------------------------
 
 
@@ -87,6 +95,17 @@ def energy_budget(joules: float, *, instrument: str = "gpu", net: bool = False) 
     return EnergyBudget(joules=float(joules), instrument=instrument, net=bool(net))
 
 
+def vram_budget(gib: float, *, instrument: str = "gpu") -> VramBudget:
+    """Signature of the vram_budget marker."""
+    if not (math.isfinite(gib) and gib > 0):
+        raise ValueError(f"'gib' must be > 0 and finite (got {gib})")
+    if instrument not in INSTRUMENTS:
+        raise ValueError(
+            f"there is no instrument {instrument!r}{nearest(str(instrument), INSTRUMENTS)}; choose one of {', '.join(INSTRUMENTS)}"
+        )
+    return VramBudget(gib=float(gib), instrument=instrument)
+
+
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
@@ -108,9 +127,15 @@ def energy_budget_of(item: pytest.Item) -> EnergyBudget | None:
     return _read(marker, item, energy_budget, "energy_budget(joules=5.0)") if marker else None
 
 
+def vram_budget_of(item: pytest.Item) -> VramBudget | None:
+    """Budget of the nearest ``vram_budget`` marker."""
+    marker = item.get_closest_marker("vram_budget")
+    return _read(marker, item, vram_budget, "vram_budget(gib=2.0)") if marker else None
+
+
 def is_claim(item: pytest.Item) -> bool:
     """Whether a test must end in a verdict: it is marked as a claim, has a budget, or asks for the judge."""
-    marked = any(item.get_closest_marker(name) for name in ("claim", "energy_budget"))
+    marked = any(item.get_closest_marker(name) for name in ("claim", "energy_budget", "vram_budget"))
     return marked or "judge" in getattr(item, "fixturenames", ())
 
 
@@ -125,6 +150,7 @@ def read_markers(items: Sequence[pytest.Item]) -> None:
     for item in items:
         needed_channels(item)
         energy_budget_of(item)
+        vram_budget_of(item)
         name = _given_id(item)
         if name and given.setdefault(name, item.nodeid) != item.nodeid:
             raise pytest.UsageError(

@@ -17,9 +17,9 @@ from typing import Any
 
 from pytest_physics.errors import InvalidMeasurement
 from pytest_physics.instrument import Instrument
-from pytest_physics.metrology.memory import MemoryPoint, Outcome, bracket, classify, next_size
+from pytest_physics.metrology.memory import MemoryPoint, ModelSizes, Outcome, bracket, classify, next_size
 from pytest_physics.metrology.uncertainty import Estimate, Recipe
-from pytest_physics.record.memory_recipes import PARTS, Search, is_twin, point_of, size_of
+from pytest_physics.record.memory_recipes import PARTS, Search, point_of
 from pytest_physics.record.schema import ProbeRecord, SubjectRecord
 from pytest_physics.session import Session
 from pytest_physics.workloads.probers import Probe, Prober
@@ -90,6 +90,11 @@ class VramCliff:
     def slowdown(self) -> Estimate:
         """Time over trend where memory first spilled; NOT_TESTED where it never does."""
         return self._of("slowdown")
+
+    @property
+    def sizes(self) -> ModelSizes:
+        """Of the model that was probed."""
+        return Search.of(self.session, self.search).sizes
 
     @property
     def reason(self) -> Outcome | None:
@@ -292,5 +297,3 @@ def _record_parts(cliff: VramCliff, search: Search, at: Mapping[str, str | int])
         estimate = cliff.needed(batch=batch, context=context, part=part)
         cliff.session.result(EXPERIMENT, f"bytes at the cliff: {part}", estimate, **{**at, "batch": batch, "context": context})
 
-
-__all__ = ["EXPERIMENT", "VramCliff", "is_twin", "run_vram_cliff", "size_of"]

@@ -42,7 +42,7 @@ EXTRAPOLATION = 0.01
 LARGEST_CONTEXT = 2**24
 """A predicted limit beyond this many tokens or sequences is no limit."""
 MIN_TREND_POINTS = 3
-UPPER_SHARE = 1 / 8
+UPPER_SHARE = 1 / 4
 """Probes smaller than this share of the largest are left out of a fit that has enough others."""
 SPARE_POINTS = 2
 """How many more probes than terms are enough."""

@@ -144,9 +144,9 @@ def _window(found: Identification) -> tuple[float, float, str]:
 
 
 def _delay(found: Identification) -> tuple[float, float, str]:
-    """d; for a lag the card's rise, fitted as a small box, delays the reading by half of it."""
+    """The delay with the card's own electrical rise: the fit sees both, as a small lag, a small box, or not apart from the delay at all."""
     best = found.fit.best
-    rise_s = best.window_s / 2 if best.named_shape is Shape.LAG else 0.0
+    rise_s = {Shape.LAG: best.window_s / 2, Shape.BOX: best.lag_s, Shape.BOX_LAG: 0.0}[best.named_shape]
     return best.delay_s + rise_s, best.u_delay_s, "s"
 
 

@@ -560,7 +560,7 @@ def _timing_truth(parameters: Parameters, data: RunData) -> Estimate | None:
     true = {name.removeprefix("true_"): float(value) for name, value in details.items() if name.startswith("true_")}
     # the load reaches the sensor through the card's electrical rise: no telegraph can tell it from a lag of the sensor
     lag_s = true["lag_s"] or true["rise_s"]
-    delay_s = true["delay_s"] + (true["rise_s"] if true["lag_s"] else 0.0)
+    delay_s = true["delay_s"] + true["rise_s"]
     dead = max(0.0, 1 - max(true["window_s"], 2 * lag_s) / true["update_period_s"])
     known = {**true, "lag_s": lag_s, "delay_s": delay_s, "dead_fraction": dead}
     return Estimate.exact(known[parameters["quantity"]], "1" if parameters["quantity"] == "dead_fraction" else "s")

@@ -20,7 +20,7 @@ from pytest_physics.claims import PREREQUISITE, prerequisite_gate
 from pytest_physics.errors import PhysicsError, RecordError
 from pytest_physics.metrology.decision import Verdict, all_gates, condensed, decide
 from pytest_physics.metrology.uncertainty import Comparison, Gate, Recipe
-from pytest_physics.record import consistency, reader
+from pytest_physics.record import consistency, memory_checks, reader
 from pytest_physics.record.data import RecordedRun
 from pytest_physics.record.finding import Finding, Items, differences
 from pytest_physics.record.recipes import baseline_record, evaluate, evidence, gates_of, labels_behind, true_value
@@ -268,6 +268,7 @@ CHECKS = {
     "phases": consistency.phases,
     "windows": consistency.windows,
     "baselines": _baselines,
+    "memory": memory_checks.memory,
     "results": _results,
     "claims": _claims,
     "report": _report,

@@ -137,7 +137,8 @@ def energy_estimate(
     if baseline is None and kind == "net":
         estimate = replace(estimate, value=math.nan, quality=Quality.NO_DATA, gates=(no_baseline_gate(data, window),))
     gates = (*_state_gates(around, baseline), *_stale_gates(data, around), *(() if by_counter else _coverage_gates(around, energies)))
-    gates += _agreement_gates(around, energies, other, insisted=estimator is not None)
+    if not any(gate.refuses for gate in gates):  # what explains a difference is said already
+        gates += _agreement_gates(around, energies, other, insisted=estimator is not None)
     return replace(estimate, gates=(*estimate.gates, *gates))
 
 

@@ -33,11 +33,12 @@ MISMATCH = "counter less integral"
 UNDERSTANDING = (
     "A power reading is no instant: it is a mean over a window (or follows with a lag), handed out once per update period, with a "
     "delay. These were found by switching a load at random and fitting the readings; dots on the line mean that the model is "
-    "right. Where the window is shorter than the update period, the sensor does not look for the rest of the time, and a load in "
-    "step with it is misread: the phase lock shows by how much. The square wave passes if the reading rises as fast as the window "
-    "allows, and no faster limit would be fair. The energy counter is a second instrument with a scale of its own: a constant "
-    "mismatch is a difference of scales, which nobody can tell apart without a reference meter; a mismatch that grows for short "
-    "windows is the counter's tick."
+    "right. A small lag beside a window, and part of the delay, are the card's own electrical rise, which no load can tell from "
+    "the sensor's. Where the window is shorter than the update period, the sensor does not look for the rest of the time, and a "
+    "load in step with it is misread: the phase lock shows by how much. The square wave passes if the reading rises as fast as the "
+    "window allows, and no faster limit would be fair. The energy counter is a second instrument with a scale of its own: a "
+    "constant mismatch is a difference of scales, which nobody can tell apart without a reference meter; a mismatch that grows for "
+    "short windows is the counter's tick."
 )
 
 

@@ -304,6 +304,14 @@ class CudaAllocator:
         """From ``memory_stats`` and the segments of ``memory_snapshot``."""
         return cuda_state(self._torch.cuda.memory_stats(self.device), self._torch.cuda.memory_snapshot(), device=self.index)
 
+    def reset_peak(self) -> None:
+        """Begin torch's high-water mark anew."""
+        self._torch.cuda.reset_peak_memory_stats(self.device)
+
+    def peak_bytes(self) -> int:
+        """Torch's high-water mark."""
+        return int(self._torch.cuda.max_memory_allocated(self.device))
+
     @property
     def index(self) -> int:
         """Number of the card."""
