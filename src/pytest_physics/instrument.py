@@ -265,9 +265,7 @@ class Instrument:
 
     # --- windows -----------------------------------------------------------------------------------------------------
 
-    def window(
-        self, name: str, *, labels: Mapping[str, Label] | None = None, synchronise: bool = True, **work: float
-    ) -> Window:
+    def window(self, name: str, *, labels: Mapping[str, Label] | None = None, synchronise: bool = True, **work: float) -> Window:
         """A window around the user's code.
 
         Parameters
@@ -353,9 +351,7 @@ class Instrument:
         """Settle, then measure an idle baseline now."""
         return self.journal.measure_baseline(self)
 
-    def energy(
-        self, window: Window, *, baselines: tuple[BaselineRecord, ...] | None = None, estimator: str | None = None
-    ) -> Energy:
+    def energy(self, window: Window, *, baselines: tuple[BaselineRecord, ...] | None = None, estimator: str | None = None) -> Energy:
         """Gross and net energy of a closed window.
 
         Parameters
@@ -402,4 +398,3 @@ def _text_or_number(value: Any) -> object:  # noqa: ANN401 -- whatever a user la
 
 
 _encode: Callable[[object], str] = json.JSONEncoder(separators=(",", ":")).encode
-

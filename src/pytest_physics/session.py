@@ -504,5 +504,3 @@ def _instrument_record(name: str, device: Device, sampler: Sampler, started: Anc
         started=started,
         sampler_state=SamplerState.RUNNING.value,
     )
-
-

@@ -1,11 +1,11 @@
 """Watch device memory over some code: peak, fragmentation, growth, and whether something will fit.
 
-``VRAMMonitor`` works with any allocator that gives an account (:class:`~pytest_physics.workloads.allocator.Allocator`): PyTorch's on CUDA, a
-twin's, or this process's. Inside a run (the ``vram`` fixture) every watch is recorded and its numbers are estimates; outside of one they are
-plain.
+``VRAMMonitor`` works with any allocator that gives an account (:class:`~pytest_physics.workloads.allocator.Allocator`): PyTorch's on
+CUDA, a twin's, or this process's. Inside a run (the ``vram`` fixture) every watch is recorded and its numbers are estimates; outside of
+one they are plain.
 
-On CUDA the peak is torch's own high-water mark, reset when the watch begins. A twin's and a process's allocator are looked at when the watch
-begins, at every :meth:`Watch.look`, and when it ends; what rose and fell between two looks is not in their peak.
+On CUDA the peak is torch's own high-water mark, reset when the watch begins. A twin's and a process's allocator are looked at when the
+watch begins, at every :meth:`Watch.look`, and when it ends; what rose and fell between two looks is not in their peak.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 GROWTH_TOLERANCE_BYTES = 1024
 """A repetition that leaves less than this behind has not grown."""
-MIN_REPEATS = 4
+MIN_REPEATS = 5
 
 
 class MemoryForecast(Protocol):
@@ -66,7 +66,7 @@ class FitForecast:
 
 
 class ProcessMemory:
-    """This process's resident memory as an allocator that cannot be asked to allocate: for code without a device."""
+    """Resident memory of this process, as an allocator that cannot be asked to allocate: for code without a device."""
 
     source = "process"
 
@@ -174,7 +174,7 @@ class VRAMMonitor:
     def assert_no_growth(self, fn: Callable[[], object], repeats: int = 20, *, tolerance_bytes: float = GROWTH_TOLERANCE_BYTES) -> Watch:
         """Run ``fn`` again and again; ``AssertionError`` where each run leaves more than ``tolerance_bytes`` behind.
 
-        The first run fills caches and does not count; growth is the median slope over the others (Theil–Sen), so one late cache is no leak.
+        The first run fills caches and does not count; growth is the mean rise of the others without the largest, so one late cache is no leak.
         """
         if repeats < MIN_REPEATS:
             raise ValueError(f"'repeats' must be >= {MIN_REPEATS} (got {repeats}).")
@@ -185,14 +185,15 @@ class VRAMMonitor:
         grown = growth_per_repeat([state.allocated_bytes for state in watch.states[1:-1]])
         if grown > tolerance_bytes:
             raise AssertionError(
-                f"each run of {getattr(fn, '__name__', 'the code')} left {grown:.0f} bytes behind (limit {tolerance_bytes:g}, median slope over "
-                f"{repeats - 1} runs, {self.allocator.source}): it leaks. Look for tensors that stay referenced: lists, caches, graphs."
+                f"each run of {getattr(fn, '__name__', 'the code')} left {grown:.0f} bytes behind (limit {tolerance_bytes:g}, mean rise "
+                f"over {repeats - 1} runs, {self.allocator.source}): it leaks. Look for what stays referenced: lists, caches, graphs."
             )
         return watch
 
     def torture(self, name: str, found: Torture) -> Watch:
         """Record what a torture pattern did (:func:`pytest_physics.workloads.allocator.torture`), as a watch."""
-        watch = Watch(name, self, states=list(found.states), stamps_ns=[self.now_ns()] * len(found.states), high_water_bytes=found.peak_bytes)
+        stamps = [self.now_ns()] * len(found.states)
+        watch = Watch(name, self, states=list(found.states), stamps_ns=stamps, high_water_bytes=found.peak_bytes)
         self._keep(watch, refused=[RefusedRequestRecord(**asdict(refusal)) for refusal in found.refused])
         return watch
 
@@ -215,9 +216,9 @@ class VRAMMonitor:
         sizes, low, high = _needed(model, batch, context)
         if sizes is not None and sizes.max_positions is not None and context > sizes.max_positions:
             return FitForecast(answer=Fit.NO, reason=f"the model has {sizes.max_positions} positions, fewer than the {context} asked for")
-        said = f"{low / 2**30:.2f} to {high / 2**30:.2f} GiB are needed" if high < float("inf") else f"at least {low / 2**30:.2f} GiB are needed"
+        span = f"{low / 2**30:.2f} to {high / 2**30:.2f}" if high < float("inf") else f"at least {low / 2**30:.2f}"
         answer = Fit.NO if low > free else Fit.YES if high <= free else Fit.UNCERTAIN
-        return FitForecast(answer=answer, reason=f"{said} for batch {batch} and context {context}, {free / 2**30:.2f} GiB are free")
+        return FitForecast(answer=answer, reason=f"batch {batch} and context {context} need {span} GiB, {free / 2**30:.2f} GiB are free")
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -233,9 +234,7 @@ class VRAMMonitor:
             return
         number = 1 + sum(a.instrument == self.instrument.name for a in self.session.allocations)
         watch.id = f"{self.instrument.name}-a{number}"
-        states = [
-            StateRecord(t_ns=t_ns, **asdict(state)) for t_ns, state in zip(watch.stamps_ns, watch.states, strict=True)
-        ]
+        states = [StateRecord(t_ns=t_ns, **asdict(state)) for t_ns, state in zip(watch.stamps_ns, watch.states, strict=True)]
         self.session.record_allocation(
             AllocationRecord(
                 id=watch.id, instrument=self.instrument.name, name=watch.name, source=self.allocator.source, states=states,

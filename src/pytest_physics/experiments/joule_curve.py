@@ -155,6 +155,8 @@ class _Sweep:
         if arm in curve.left_out:
             return
         try:
+            if arm.phase == "decode" or arm not in self.calls:
+                self._rest()  # what is done outside of any window must not fall into the tail of the last one
             calls = self._calibrated(arm)
             self._rest()
         except (ConfigurationError, MemoryError) as error:

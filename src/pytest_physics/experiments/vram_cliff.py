@@ -34,6 +34,8 @@ SHARES = (0.12, 0.25, 0.4, 0.32)
 TOP_SHARE = SHARES[2]
 LARGEST_STEP = 16
 """A probe is at most this many times as large as the largest before it."""
+TRIES = 3
+"""How often a size is tried that is slow and takes no more than the capacity: the host may have been busy."""
 RESOLUTION = 1 / 128
 """Width of the final bracket over its lower end: 17 doublings and 7 bisections are 25 probes."""
 
@@ -210,14 +212,11 @@ class _Probing:
             sizes = self.prober.subject.sizes
             message = self.session.probe_records[-1].message or "it spilled"
             raise InvalidMeasurement(
-                f"model '{self.prober.subject.name}' does not fit at {self._where(point)}: its weights are {sizes.weight_bytes / 2**30:.2f} GiB, "
-                f"the capacity is {self.prober.capacity_bytes / 2**30:.2f} GiB ({self.prober.limited_by}); {message}. Choose a smaller model, a "
-                "smaller number format, or a larger device."
+                f"model '{self.prober.subject.name}' does not fit at batch {point.batch}, context {point.context}: its weights are "
+                f"{sizes.weight_bytes / 2**30:.2f} GiB, the capacity is {self.prober.capacity_bytes / 2**30:.2f} GiB "
+                f"({self.prober.limited_by}); {message}. Choose a smaller model, a smaller number format, or a larger device."
             )
         return point
-
-    def _where(self, point: MemoryPoint) -> str:
-        return f"batch {point.batch}, context {point.context}"
 
     def _next_below(self, points: list[MemoryPoint], share: float | None) -> int | None:
         """Size that should use ``share`` of the capacity beyond the first probe's; None where no new one is left."""
@@ -256,10 +255,19 @@ class _Probing:
             )  # fmt: skip
             if size is None:
                 break
-            point = self.probe(size, part, repeat)
-            trend = Search.of(self.session, self.search).trend()
-            sizes.append((size, classify(point, capacity_bytes=self.prober.capacity_bytes, trend=trend)))
+            sizes.append((size, self._shown(size, part, repeat)))
         self.upper = bracket(sizes).fails if self.upper is None else self.upper
+
+    def _shown(self, size: int, part: str, repeat: int) -> Outcome:
+        """What a size shows; what was slow, and within the capacity, is tried again."""
+        trend = Search.of(self.session, self.search).trend()
+        shown = Outcome.SPILL
+        for _ in range(TRIES):
+            point = self.probe(size, part, repeat)
+            shown = classify(point, capacity_bytes=self.prober.capacity_bytes, trend=trend)
+            if shown is not Outcome.SPILL or (point.peak_bytes or 0) > self.prober.capacity_bytes:
+                break
+        return shown
 
     def _size(self, point: MemoryPoint) -> int:
         return point.context if self.axis == "context" else point.batch
@@ -296,4 +304,3 @@ def _record_parts(cliff: VramCliff, search: Search, at: Mapping[str, str | int])
     for part in PARTS:
         estimate = cliff.needed(batch=batch, context=context, part=part)
         cliff.session.result(EXPERIMENT, f"bytes at the cliff: {part}", estimate, **{**at, "batch": batch, "context": context})
-

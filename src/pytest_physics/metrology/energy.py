@@ -67,7 +67,7 @@ __all__ = [
 
 NOISE_FLOOR_FACTOR = 3.0
 """A reading this many standard deviations above idle is taken as work, not as noise."""
-OWN_JITTER = 0.5
+OWN_JITTER = 0.25
 """Share of the jitter of changes on the comb that is each change's own: the rest is the comb's, common to neighbours."""
 LAG_REST = math.exp(-7)
 """Part of a first-order response that lies beyond seven time constants."""

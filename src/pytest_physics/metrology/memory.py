@@ -334,6 +334,17 @@ def bracket(sizes: Sequence[tuple[int, Outcome]]) -> Bracket:
     return Bracket(fits=max(below, default=0), fails=first, reason=failed[first] if first is not None else None)
 
 
+def settled(sizes: Sequence[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
+    """One outcome for each size, in the order in which they were first tried: where a size was tried again, fitting once is fitting.
+
+    Only what spilled by its time alone is tried again: a busy host can slow a pass, and cannot speed one up.
+    """
+    out: dict[int, Outcome] = {}
+    for size, outcome in sizes:
+        out[size] = outcome if out.get(size) is not Outcome.FITS else Outcome.FITS
+    return list(out.items())
+
+
 def contradictions(sizes: Sequence[tuple[int, Outcome]]) -> int:
     """Successes above the smallest failure: the limit moved while it was searched."""
     first = bracket(sizes).fails
@@ -353,17 +364,28 @@ def next_size(
     if not sizes:
         return min(start, ceiling) if ceiling else start
     if found.fails is None:
-        if ceiling is None:
-            return None if found.fits >= LARGEST_CONTEXT else 2 * found.fits
-        return None if found.fits >= ceiling else ceiling if found.fits >= ceiling - 1 else min(2 * found.fits, ceiling - 1)
+        return _doubled(found.fits, ceiling)
     if found.fits == 0:
         return None if found.fails <= floor else max(floor, found.fails // 2)
+    return _bisected(found, sizes, ceiling=ceiling, resolution=resolution, downwards=downwards)
+
+
+def _doubled(fits: int, ceiling: int | None) -> int | None:
+    if ceiling is None:
+        return None if fits >= LARGEST_CONTEXT else 2 * fits
+    return None if fits >= ceiling else ceiling if fits == ceiling - 1 else min(2 * fits, ceiling - 1)
+
+
+def _bisected(
+    found: Bracket, sizes: Sequence[tuple[int, Outcome]], *, ceiling: int | None, resolution: float, downwards: bool
+) -> int | None:
+    fails = int(found.fails or 0)
     if found.reason is Outcome.ARCHITECTURE_LIMIT and ceiling and found.fits < ceiling - 1 and not _tried(sizes, ceiling - 1):
         return ceiling - 1
-    if found.fails - found.fits <= max(1, int(resolution * found.fits)):
+    if fails - found.fits <= max(1, int(resolution * found.fits)):
         return None
-    middle = (found.fits + found.fails) // 2
-    return middle + (1 if downwards and middle + 1 < found.fails else 0)  # the way down looks between the steps of the way up
+    middle = (found.fits + fails) // 2
+    return middle + (1 if downwards and middle + 1 < fails else 0)  # the way down looks between the steps of the way up
 
 
 def _tried(sizes: Sequence[tuple[int, Outcome]], size: int) -> bool:
@@ -432,9 +454,10 @@ FRAGMENTATIONS: dict[str, Callable[[AllocatorState], float]] = {
 
 
 def growth_per_repeat(allocated_bytes: Sequence[float]) -> float:
-    """What each repetition leaves behind in bytes: Theil–Sen slope of the states after each, the first (which fills caches) left out."""
-    settled = np.asarray(allocated_bytes[1:], dtype=np.float64)
-    if len(settled) < 2:
-        raise ValueError(f"growth needs at least 3 states (got {len(allocated_bytes)}).")
-    first, second = np.triu_indices(len(settled), k=1)
-    return float(np.median((settled[second] - settled[first]) / (second - first)))
+    """What each repetition leaves behind in bytes: mean rise of the states after each, without the first (which fills caches) and without
+    the largest single rise (one late cache is no leak).
+    """
+    rises = np.diff(np.asarray(allocated_bytes[1:], dtype=np.float64))
+    if len(rises) < 2:
+        raise ValueError(f"growth needs at least 4 states (got {len(allocated_bytes)}).")
+    return float((rises.sum() - max(0.0, float(rises.max()))) / (len(rises) - 1))

@@ -151,7 +151,9 @@ class RecordedRun:
         """Probes of one search."""
         found = [probe for probe in self.reader.probes if probe.search == search_id]
         if not found:
-            raise RecordError(f"{self.reader.path / 'probes.jsonl'} has no search '{search_id}' that a recipe needs; restore it from a copy.")
+            raise RecordError(
+                f"{self.reader.path / 'probes.jsonl'} has no search '{search_id}' that a recipe needs; restore it from a copy."
+            )
         return found
 
     def allocation(self, allocation_id: str) -> AllocationRecord:

@@ -32,6 +32,7 @@ from pytest_physics.metrology.memory import (
     fit_bytes,
     growth_per_repeat,
     place,
+    settled,
     slowdown,
     time_trend,
 )
@@ -110,7 +111,7 @@ class Search:
         """Sizes and outcomes of each pass of the search, in order."""
         searched = [(p, outcome) for p, outcome in self.outcomes() if p.part != "prediction"]
         grouped = groupby(searched, key=lambda item: (item[0].part, item[0].repeat))
-        return [[(size_of(probe), outcome) for probe, outcome in group] for _, group in grouped]
+        return [settled([(size_of(probe), outcome) for probe, outcome in group]) for _, group in grouped]
 
     def brackets(self) -> list[Bracket]:
         """One per pass."""
@@ -129,11 +130,6 @@ class Search:
         """Why the sizes beyond the cliff do not fit; None where the passes disagree or found none."""
         reasons = {b.reason for b in self.brackets()}
         return reasons.pop() if len(reasons) == 1 else None
-
-    @property
-    def provenance(self) -> Provenance:
-        """Weakest of all probes."""
-        return Provenance.MEASURED
 
     def gates(self) -> tuple[Gate, ...]:
         """What every number of this search needs."""
@@ -338,7 +334,7 @@ def _prediction_distance(search: Search, _parameters: Parameters) -> Estimate:
     if not predicted.expanded:
         return _refused(search, "1", "prediction", "the prediction has no interval")
     distance = max(0.0, abs(sum(ends) / 2 - predicted.value) - (ends[1] - ends[0]) / 2) / predicted.expanded
-    return Estimate(value=distance, unit="1", quality=Quality.GOOD, provenance=Provenance.DERIVED, estimator="found cliff against interval")
+    return Estimate(value=distance, unit="1", quality=Quality.GOOD, provenance=Provenance.DERIVED, estimator="found against interval")
 
 
 def _cache_per_token(search: Search, _parameters: Parameters) -> Estimate:
@@ -354,17 +350,17 @@ def _part_bytes(search: Search, parameters: Parameters) -> Estimate:
     batch, context, part = int(parameters["batch"]), int(parameters["context"]), str(parameters["part"])
     sizes, at = search.sizes, {"batch": float(batch), "context": float(context)}
     if part in {"weights", "cache"}:
-        value = sizes.weight_bytes if part == "weights" else sizes.kv_bytes(batch=batch, context=context)
-        return Estimate(value=float(value), unit="byte", provenance=Provenance.DERIVED, estimator="formula, exact")
+        exact = sizes.weight_bytes if part == "weights" else sizes.kv_bytes(batch=batch, context=context)
+        return Estimate(value=float(exact), unit="byte", provenance=Provenance.DERIVED, estimator="formula, exact")
     try:
         fit = search.fit()
     except ValueError as error:
         return _refused(search, "byte", "prediction", str(error))
     constant = fit.constant_bytes - sizes.weight_bytes
     fitted = fit.at(**at) - sizes.kv_bytes(batch=batch, context=context) - fit.constant_bytes
-    value = {"activations": fitted, "workspace": constant, "all": fit.at(**at)}[part]
+    shown = {"activations": fitted, "workspace": constant, "all": fit.at(**at)}[part]
     return Estimate(
-        value=value, unit="byte", components=_fit_components(search, fit, at, 1.0), quality=Quality.GOOD,
+        value=shown, unit="byte", components=_fit_components(search, fit, at, 1.0), quality=Quality.GOOD,
         provenance=Provenance.DERIVED, estimator="fit of bytes(batch, context)",
     )  # fmt: skip
 
@@ -404,11 +400,14 @@ def _spill_slowdown(search: Search, _parameters: Parameters) -> Estimate:
     dof = max(1, len(rest) - MIN_TREND_TERMS)
     u = math.sqrt(math.fsum(r * r for r in rest) / dof)
     scatter = Component(label="scatter around the trend", source=f"trend|{search.id}", contribution=known[0] * u, dof=dof, evaluation="A")
-    return Estimate(value=known[0], unit="1", components=(scatter,) if u else (), quality=Quality.GOOD, estimator="time over trend")
+    form = Component(label="trend beyond its probes (assumed)", source=f"trend form|{search.id}", contribution=known[0] * U_TREND)
+    return Estimate(value=known[0], unit="1", components=(scatter, form), quality=Quality.GOOD, estimator="time over trend")
 
 
 MIN_TREND_TERMS = 3
 """Terms of the trend of time."""
+U_TREND = 0.1
+"""Assumed relative standard uncertainty of a trend of time beyond the probes it was fitted to."""
 
 
 # --- an allocator -------------------------------------------------------------------------------------------------------
@@ -436,7 +435,7 @@ def _fragmentation(record: AllocationRecord, parameters: Parameters) -> Estimate
         values = values[-1:]
     if any(map(math.isnan, values)):
         raise ChannelUnavailableError(
-            f"{record.source} does not tell its free blocks apart, so '{definition}' fragmentation cannot be computed; use 'inactive split'."
+            f"{record.source} does not tell its free blocks apart: no '{definition}' fragmentation; use 'inactive split'."
         )
     return Estimate(value=max(values), unit="1", estimator=f"{definition}, {parameters['when']} of {record.source}")
 
@@ -450,14 +449,18 @@ def _growth(record: AllocationRecord, _parameters: Parameters) -> Estimate:
     """Bytes that each repetition leaves behind."""
     allocated = np.array([float(state.allocated_bytes) for state in record.states[1:]])
     slope = growth_per_repeat(allocated.tolist())
-    settled = allocated[1:]
-    index = np.arange(len(settled)) - (len(settled) - 1) / 2
-    residual = settled - settled.mean() - slope * index
-    dof = max(1, len(settled) - 2)
+    later = allocated[1:]
+    index = np.arange(len(later)) - (len(later) - 1) / 2
+    residual = later - later.mean() - slope * index
+    dof = max(1, len(later) - 2)
     u = math.sqrt(float(residual @ residual) / dof / float(index @ index))
     scatter = Component(label="scatter of the states", source=f"growth|{record.id}", contribution=u, dof=dof, evaluation="A")
     return Estimate(
-        value=slope, unit="byte", components=(scatter,) if u else (), quality=Quality.GOOD, estimator=f"Theil–Sen over {len(settled)} states"
+        value=slope,
+        unit="byte",
+        components=(scatter,) if u else (),
+        quality=Quality.GOOD,
+        estimator=f"mean rise, {len(later)} states",
     )
 
 

@@ -425,9 +425,7 @@ def _read_gates(inside: Trace, scope: str) -> tuple[Gate, ...]:
     )  # fmt: skip
 
 
-def _agreement_gates(
-    around: _Surroundings, energies: WindowEnergies, other: WindowEnergies | None, *, insisted: bool
-) -> tuple[Gate, ...]:
+def _agreement_gates(around: _Surroundings, energies: WindowEnergies, other: WindowEnergies | None, *, insisted: bool) -> tuple[Gate, ...]:
     """Counter and power sensor look at one energy; where they differ by more than both uncertainties allow, one of them is broken."""
     if other is None or not (math.isfinite(energies.gross_j[0]) and math.isfinite(other.gross_j[0])):
         return ()

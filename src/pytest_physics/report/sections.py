@@ -11,7 +11,7 @@ from pytest_physics.metrology.uncertainty import coverage_factor
 from pytest_physics.record.data import RecordedRun
 from pytest_physics.record.reader import RunReader
 from pytest_physics.record.schema import BaselineRecord, InstrumentRecord, ResultRecord
-from pytest_physics.report import figures, sensor_section
+from pytest_physics.report import figures, memory, sensor_section
 from pytest_physics.report import format as fmt
 from pytest_physics.report.figures import Drawing
 from pytest_physics.report.rows import GateRow, ResultRow, common_coordinates, gate_rows, in_order, result_rows
@@ -25,6 +25,7 @@ MAX_BASELINE_FIGURES = 2
 
 _BASELINE = "idle baseline"
 _SOAK = "heat soak"
+_MEMORY = "VRAM cliff"
 _SENSOR = "instrument response"
 
 UNDERSTANDING = {
@@ -110,6 +111,7 @@ def sections(reader: RunReader) -> list[Section]:
     sampler = Section(id="sampler", title="Sampler", understanding=UNDERSTANDING["sampler"], drawings=jitters)
     sensor = _sensor(reader, traces, by_experiment.pop(_SENSOR, []))
     named = [sensor, _baselines(reader, by_experiment.pop(_BASELINE, [])), _soak(reader, traces, by_experiment.pop(_SOAK, []))]
+    named.append(_memory(reader, by_experiment.pop(_MEMORY, [])))
     rest = [_experiment(name, results) for name, results in by_experiment.items()]
     found = [whole, *(section for section in named if section is not None), *rest]
     return [*found, sampler] if jitters else found
@@ -166,6 +168,13 @@ def _sensor(reader: RunReader, traces: dict[str, Trace], results: Sequence[Resul
     drawings = sensor_section.drawings(RecordedRun(reader.path), results) if traces else []
     section = Section(id="sensor", title="Sensor", understanding=sensor_section.UNDERSTANDING, drawings=drawings)
     return _with_results(section, results)
+
+
+def _memory(reader: RunReader, results: Sequence[ResultRecord]) -> Section | None:
+    drawings = memory.maps_of(reader)
+    if not drawings and not results:
+        return None
+    return _with_results(Section(id="memory", title="VRAM cliff", understanding=memory.UNDERSTANDING, drawings=drawings), results)
 
 
 def _baselines(reader: RunReader, results: Sequence[ResultRecord]) -> Section | None:

@@ -7,8 +7,8 @@ data: a list of steps, "allocate so much under this name" and "free that name", 
   ``memory_snapshot``'s segments.
 * Twin: the rules of PyTorch's caching allocator (best fit; requests to 512 B; segments of 2 MiB for small, 20 MiB for middle and whole
   2 MiB for large requests; remainders are split off and coalesce with free neighbours), on the twin's own capacity.
-* glibc: ``mallinfo2`` of a fresh process. What a block leaves in the heap below its top counts as split; blocks beyond the mmap threshold go
-  back to the system at once, so only smaller ones can fragment.
+* glibc: ``mallinfo2`` of a fresh process. What a block leaves in the heap below its top counts as split; blocks beyond the mmap threshold
+  go back to the system at once, so only smaller ones can fragment.
 
 Reference: PyTorch ``c10/cuda/CUDACachingAllocator.cpp``; TR122 §5 part A (100 blocks of 4 MiB, every other freed).
 """

@@ -1,4 +1,4 @@
-"""One forward pass of a causal language model in a process of its own, under a memory limit: does it fit, and what did it take?
+"""One forward pass of a causal language model in a process of its own, under a memory limit: whether it fits, and what it takes.
 
 ``python -m pytest_physics.workloads.memory_probe`` reads one JSON request per line and answers one JSON line. torch, transformers and the
 model's own module are imported once; each request then runs in a *forked* child that has run no operation before, so every probe starts
@@ -7,8 +7,8 @@ never twice at the same place.
 
 On a CPU the limit is ``RLIMIT_AS``: the address space after libraries and a first tiny pass, plus the capacity. The child learns of it as
 torch's "can't allocate memory". Peak is ``VmPeak`` above that base; glibc is told to map every block of 64 KiB and more by itself
-(``MALLOC_MMAP_THRESHOLD_``), so that freed blocks leave the address space and the peak is that of the tensors. On CUDA the limit is the card:
-capacity is what the driver calls free once the context exists, peak is torch's ``max_memory_allocated``.
+(``MALLOC_MMAP_THRESHOLD_``), so that freed blocks leave the address space and the peak is that of the tensors. On CUDA the limit is the
+card: capacity is what the driver calls free once the context exists, peak is torch's ``max_memory_allocated``.
 
 A child that outlives its time limit is killed, with its process group; so is one whose parent is gone (``PR_SET_PDEATHSIG``). One that the
 system kills for its memory (a cgroup's limit) is reported as KILLED too, with its signal.
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
-OUT_OF_MEMORY_WORDS = ("can't allocate memory", "out of memory", "Cannot allocate memory", "bad_alloc")
-"""How torch, CUDA and libstdc++ say that an allocation failed."""
+OUT_OF_MEMORY_WORDS = ("can't allocate memory", "out of memory", "Cannot allocate memory", "bad_alloc", "could not create a primitive")
+"""How torch, CUDA, libstdc++ and oneDNN say that an allocation failed."""
 WARM_UP_TOKENS = 16
 SMALLEST: Mapping[str, int] = {"num_hidden_layers": 1, "max_position_embeddings": 64, "vocab_size": 256}
 """What a model is cut down to for the first pass, which loads kernels and their tables."""
@@ -303,7 +303,7 @@ def die_with_parent() -> None:
 
 def _read_until(descriptor: int, deadline_s: float) -> tuple[bytes, bool]:
     """Everything written until the other end closed; whether the deadline came first."""
-    parts = []
+    parts: list[bytes] = []
     while True:
         remaining_s = deadline_s - time.monotonic()
         ready, _, _ = select.select([descriptor], [], [], max(0.0, remaining_s))
@@ -316,12 +316,10 @@ def _read_until(descriptor: int, deadline_s: float) -> tuple[bytes, bool]:
 
 
 def preload(model: Mapping[str, Any] | None) -> None:
-    """Import what every probe needs, and run nothing."""
-    torch = import_torch()
-    transformers = import_transformers()
-    torch.set_num_threads(1)
+    """Import what every probe of a model needs, and run nothing; without a model, nothing is needed."""
     if model:
-        spec = ModelSpec(**model)
+        import_torch().set_num_threads(1)
+        transformers, spec = import_transformers(), ModelSpec(**model)
         with contextlib.suppress(PhysicsError, KeyError):  # what is wrong with a model is said by its first probe
             transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING[type(spec.config())]
 

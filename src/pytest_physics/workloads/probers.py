@@ -33,8 +33,8 @@ GRACE_S = 20.0
 """How much longer than its own time limit a probe may take to answer before its process is given up."""
 PAGE_BYTES = 4096
 CPU_CAPACITY_BYTES = 256 * MIB
-"""Capacity that stands for a device's memory on a CPU: a cliff at a few thousand tokens, found in a fraction of a second per probe. The matrix
-library does without its 3 MiB of packing buffers where it gets none, so much smaller capacities end later than bytes say."""
+"""Capacity that stands for a device's memory on a CPU: a cliff at a few thousand tokens, found in a fraction of a second per probe. The
+matrix library does without its 3 MiB of packing buffers where it gets none, so much smaller capacities end later than bytes say."""
 TWIN_FOREIGN = "4242 foreign process of the twin"
 TWIN_FOREIGN_BYTES = 2**30
 ENVIRONMENT: Mapping[str, str] = {
@@ -136,7 +136,8 @@ SMALL = ModelSpec(
 def known_sizes(name: str, dtype: str = "float16") -> ModelSizes:
     """Sizes of a published model; ``ConfigurationError`` names the nearest for an unknown one."""
     if name not in _KNOWN:
-        raise ConfigurationError(f"no sizes of '{name}' are known (did you mean '{nearest_name(name, tuple(_KNOWN))}'?): {', '.join(_KNOWN)}.")
+        near = nearest_name(name, tuple(_KNOWN))
+        raise ConfigurationError(f"no sizes of '{name}' are known (did you mean '{near}'?): {', '.join(_KNOWN)}.")
     if dtype not in BYTES:
         raise ConfigurationError(f"'dtype' must be one of {', '.join(BYTES)} (got {dtype!r}).")
     return replace(_KNOWN[name], bytes_per_number=BYTES[dtype])
@@ -294,11 +295,13 @@ class ProcessProber:
         Time limit of one probe.
     foreign
         Tells the device memory of others, by "pid name"; default: nobody can take address space away, so none.
+    process
+        A probing process to share with other probers; default: one of its own.
     """
 
     def __init__(
         self, model: ModelSpec = SMALL, *, device: str = "cpu", capacity_bytes: int = CPU_CAPACITY_BYTES, limit_s: float = 60.0,
-        foreign: Callable[[int], Mapping[str, int]] | None = None,
+        foreign: Callable[[int], Mapping[str, int]] | None = None, process: ProbeProcess | None = None,
     ) -> None:  # fmt: skip
         if device == "cpu":
             require_address_space_limit(capacity_bytes)
@@ -308,7 +311,7 @@ class ProcessProber:
         self.capacity_bytes = capacity_bytes
         self.limited_by = "RLIMIT_AS of a fresh process" if device == "cpu" else "the card"
         self._foreign = foreign or (lambda _pid: {})
-        self._process = ProbeProcess(model.to_json())
+        self._process = process or ProbeProcess(model.to_json())
         self.subject = self._described()
         # on a CPU pieces are whole pages; on CUDA the caching allocator takes blocks of 2 MiB, as the twin does
         pieces = 2 * self.subject.sizes.layers + 2

@@ -11,7 +11,7 @@ from pytest_physics.experiments.joule_curve import run_joule_curve
 from pytest_physics.workloads.select import language_model_for
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def joule_curve(rig, idle_baseline, heat_soaked):
     return run_joule_curve(rig.gpu, rig.session, language_model_for(rig.gpu.device, "small"))
 

@@ -91,12 +91,14 @@ def _has_squares(summary: Summary, n: int, ddof: int) -> bool:
     low, high = math.ceil(n * (mean - half) / step), math.floor(n * (mean + half) / step)
     if high - low > MAX_SUMS:
         return True
-    return any(_whole_squares(summary.sd, step, n, ddof, total) for total in range(low, high + 1))
+    # a deviation comes from differences to the mean, and inherits what the mean lost
+    half_sd = Fraction(half_unit(summary.sd) + 16 * math.ulp(abs(float(summary.mean))))
+    return any(_whole_squares(summary.sd, half_sd, step, n, ddof, total) for total in range(low, high + 1))
 
 
-def _whole_squares(sd: float, step: Fraction, n: int, ddof: int, total: int) -> bool:
-    """Whether some whole Q of the parity of ``total`` lies where the printed deviation puts it."""
-    exact, half = Fraction(repr(float(sd))), Fraction(half_unit(sd))
+def _whole_squares(sd: float, half: Fraction, step: Fraction, n: int, ddof: int, total: int) -> bool:
+    """Whether some whole Q of the parity of ``total`` lies where the printed deviation, ± ``half``, puts it."""
+    exact = Fraction(repr(float(sd)))
     base = Fraction(total * total, n)
     low = (n - ddof) * (max(exact - half, Fraction(0)) / step) ** 2 + base
     high = (n - ddof) * ((exact + half) / step) ** 2 + base

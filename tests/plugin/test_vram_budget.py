@@ -1,0 +1,35 @@
+"""The ``vram_budget`` marker and the ``vram`` fixture."""
+
+from __future__ import annotations
+
+import pytest
+
+BODY = """
+@pytest.mark.vram_budget({arguments})
+def test_it(vram):
+    block = vram.allocator.allocate(2**30)
+"""
+
+
+@pytest.mark.parametrize(("gib", "verdict"), [(1.5, "VALIDATED"), (0.5, "REFUTED")])
+def test_budget_is_judged(project, gib, verdict):
+    """A peak of 1 GiB keeps a budget of 1.5 GiB and breaks one of 0.5."""
+    project.run_test(BODY.format(arguments=f"gib={gib}"))
+    assert set(project.verdicts.values()) == {verdict}
+    (claim,) = project.claims
+    assert claim["estimate"]["unit"] == "GiB"
+    assert claim["estimate"]["value"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("arguments", ["gib=0", "gib=-1", "2.0, instrument='gpuu'", ""])
+def test_wrong_budgets_are_usage_errors(project, arguments):
+    """Found at collection, with an example."""
+    result = project.run_test(BODY.format(arguments=arguments))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*vram_budget(gib=2.0)*"])
+
+
+def test_vram_skips_without_physics(project):
+    """As every fixture of the rig."""
+    project.write(test_it="def test_it(vram):\n    pass\n")
+    project.run(physics=False).assert_outcomes(skipped=1)
