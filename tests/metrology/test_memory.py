@@ -32,7 +32,15 @@ from pytest_physics.metrology.memory import (
 
 GIB = 2**30
 GPT2 = ModelSizes(
-    layers=12, heads=12, kv_heads=12, head_dim=64, width=768, vocabulary=50257, parameters=124_439_808, bytes_per_number=2, max_positions=1024
+    layers=12,
+    heads=12,
+    kv_heads=12,
+    head_dim=64,
+    width=768,
+    vocabulary=50257,
+    parameters=124_439_808,
+    bytes_per_number=2,
+    max_positions=1024,
 )
 LLAMA_8B = ModelSizes(
     layers=32, heads=32, kv_heads=8, head_dim=128, width=4096, vocabulary=128256, parameters=8_030_261_248, bytes_per_number=2

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_physics.devices.twin import Fault, TwinDevice
 from pytest_physics.errors import ChannelUnavailableError, ConfigurationError
-from pytest_physics.metrology.memory import Outcome, fit_bytes
+from pytest_physics.metrology.memory import MemoryPoint, Outcome, fit_bytes
 from pytest_physics.workloads import probers
 from pytest_physics.workloads.memory_probe import ModelSpec
 from pytest_physics.workloads.probers import (
@@ -181,8 +181,6 @@ def test_cliff_is_predicted_on_the_cpu(process, spec, dtype):
 
 
 def point_of(probe: Probe):
-    from pytest_physics.metrology.memory import MemoryPoint
-
     return MemoryPoint(batch=probe.batch, context=probe.context, outcome=probe.outcome, peak_bytes=probe.peak_bytes, seconds=probe.seconds)
 
 
@@ -195,7 +193,9 @@ def test_sizes_come_from_the_configuration(process):
 
 def test_a_model_without_positions_has_no_architecture_limit(process):
     """ALiBi models have no largest position: only memory ends them."""
-    spec = ModelSpec(name="alibi", model_type="bloom", arguments={"hidden_size": 64, "n_layer": 1, "n_head": 4, "vocab_size": 512}, attention="eager")
+    spec = ModelSpec(
+        name="alibi", model_type="bloom", arguments={"hidden_size": 64, "n_layer": 1, "n_head": 4, "vocab_size": 512}, attention="eager"
+    )
     assert ProcessProber(spec, process=process).subject.sizes.max_positions is None
 
 

@@ -29,7 +29,7 @@ PREDICTING = 6
 """Probes for the prediction, at most."""
 FIRST = {"context": 64, "batch": 1}
 """Smallest size that is probed on each axis."""
-SHARES = (0.12, 0.25, 0.4, 0.32)
+SHARES = (0.12, 0.25, 0.5, 0.38)
 """Shares of the capacity beyond what the smallest size takes, that the later probes aim at."""
 TOP_SHARE = SHARES[2]
 LARGEST_STEP = 16

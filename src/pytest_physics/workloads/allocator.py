@@ -56,7 +56,7 @@ class Torture:
     """Before, on the way, and after the last step with everything still in place."""
     refused: list[Refusal] = field(default_factory=list)
     peak_bytes: int = 0
-    """Largest allocation among the states."""
+    """Largest allocation among the states, or asked for between them."""
 
 
 class Allocator(Protocol):
@@ -129,16 +129,20 @@ def torture(allocator: Allocator, steps: Sequence[Step], *, looks: int = LOOKS) 
     """Run a pattern, look on the way, and free everything afterwards. A refused allocation is noted, and the pattern goes on."""
     out = Torture(states=[allocator.state()])
     blocks: dict[int, object] = {}
+    held: dict[int, int] = {}
+    highest = 0
     every = max(1, len(steps) // looks)
     try:
         for number, step in enumerate(steps, start=1):
             _take(allocator, step, blocks, out)
+            held[step.name] = step.n_bytes or 0 if step.name in blocks else 0
+            highest = max(highest, sum(held.values())) if step.n_bytes else highest
             if number % every == 0 or number == len(steps):
                 out.states.append(allocator.state())
     finally:
         for block in blocks.values():
             allocator.free(block)
-    out.peak_bytes = max(state.allocated_bytes for state in out.states)
+    out.peak_bytes = max(out.states[0].allocated_bytes + highest, *(state.allocated_bytes for state in out.states))
     return out
 
 

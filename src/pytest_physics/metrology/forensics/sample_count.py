@@ -93,10 +93,10 @@ def _has_squares(summary: Summary, n: int, ddof: int) -> bool:
         return True
     # a deviation comes from differences to the mean, and inherits what the mean lost
     half_sd = Fraction(half_unit(summary.sd) + 16 * math.ulp(abs(float(summary.mean))))
-    return any(_whole_squares(summary.sd, half_sd, step, n, ddof, total) for total in range(low, high + 1))
+    return any(_whole_squares(summary.sd, half_sd, step, n=n, ddof=ddof, total=total) for total in range(low, high + 1))
 
 
-def _whole_squares(sd: float, half: Fraction, step: Fraction, n: int, ddof: int, total: int) -> bool:
+def _whole_squares(sd: float, half: Fraction, step: Fraction, *, n: int, ddof: int, total: int) -> bool:
     """Whether some whole Q of the parity of ``total`` lies where the printed deviation, ± ``half``, puts it."""
     exact = Fraction(repr(float(sd)))
     base = Fraction(total * total, n)
