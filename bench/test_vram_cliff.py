@@ -63,6 +63,11 @@ def test_cliff_has_no_hysteresis(context_cliff, judge):
     judge(context_cliff.spread <= 1.0)
 
 
+@pytest.mark.claim("Under an address-space limit on the CPU the search downwards ends where the search upwards did, to one step")
+def test_cliff_has_no_hysteresis_on_the_cpu(cpu_cliff, judge):
+    judge(cpu_cliff.spread <= 1.0)
+
+
 @pytest.mark.claim("Where the driver goes on in host memory without a word, the cliff is one of time: at least five times slower")
 def test_spill_is_a_cliff_of_time(context_cliff, judge):
     judge(context_cliff.slowdown >= 5.0)

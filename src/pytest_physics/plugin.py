@@ -11,7 +11,7 @@ import pytest
 MARKERS = (
     "claim(statement=None, *, id=None, requires=()): one claim, judged in this test; 'requires' names claims that must be VALIDATED",
     "needs(*channels): channels as 'gpu.power_w' that the test needs; without them its claim is NOT_TESTED",
-    "vram_budget(gib, *, instrument='gpu'): the test's peak of device memory, above what was in use when it began, must not exceed the budget",
+    "vram_budget(gib, *, instrument='gpu'): the test's peak of device memory, above what it began with, must not exceed the budget",
     "energy_budget(joules, *, instrument='gpu', net=False): the test's energy must not exceed the budget",
 )
 

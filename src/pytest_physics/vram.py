@@ -174,7 +174,8 @@ class VRAMMonitor:
     def assert_no_growth(self, fn: Callable[[], object], repeats: int = 20, *, tolerance_bytes: float = GROWTH_TOLERANCE_BYTES) -> Watch:
         """Run ``fn`` again and again; ``AssertionError`` where each run leaves more than ``tolerance_bytes`` behind.
 
-        The first run fills caches and does not count; growth is the mean rise of the others without the largest, so one late cache is no leak.
+        The first run fills caches and does not count; growth is the mean rise of the others without the largest, so one late cache is no
+        leak.
         """
         if repeats < MIN_REPEATS:
             raise ValueError(f"'repeats' must be >= {MIN_REPEATS} (got {repeats}).")

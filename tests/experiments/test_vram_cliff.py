@@ -78,6 +78,14 @@ def test_search_repeats_to_one_step(session):
     assert {p.repeat for p in probes} == set(range(6))
 
 
+def test_the_way_down_comes_from_beyond(session):
+    """The second pass starts where nothing fits, and probes sizes that the first did not: hysteresis would show."""
+    cliff = cliff_of(session)
+    up, down = ([p for p in session.probes(cliff.search) if p.part == part] for part in ("upwards", "downwards"))
+    assert down[0].context > max(p.context for p in up if p.outcome == "FITS")
+    assert down[0].outcome == "OUT_OF_MEMORY"
+
+
 def test_gpt2_xl_ends_by_architecture(session):
     """TR122 searched to 1,024 and called it a pass: the limit is the model's, and there is no cliff to compare with."""
     cliff = cliff_of(session, "gpt2-xl")
@@ -208,7 +216,8 @@ def test_run_verifies(finished):
 @pytest.mark.parametrize(
     ("file", "field", "value"),
     [
-        ("probes.jsonl", "peak_bytes", 1), ("probes.jsonl", "seconds", 1e-9), ("probes.jsonl", "context", 77), ("probes.jsonl", "outcome", "KILLED"),
+        ("probes.jsonl", "peak_bytes", 1), ("probes.jsonl", "seconds", 1e-9), ("probes.jsonl", "context", 77),
+        ("probes.jsonl", "outcome", "KILLED"),
         ("probes.jsonl", "capacity_bytes", 12345), ("probes.jsonl", "t0_ns", 10**18), ("probes.jsonl", "id", "gpu-c1.99"),
         ("probes.jsonl", "rounding_bytes", 5), ("probes.jsonl", "foreign", {"1 x": 5}), ("probes.jsonl", "axis", "batch"),
         ("allocations.jsonl", "peak_bytes", 1), ("allocations.jsonl", "id", "gpu-a7"),

@@ -144,6 +144,15 @@ def test_rounding_is_a_floor_of_the_uncertainty():
     assert scattered.scatter_bytes > 1e7
 
 
+def test_an_extrapolation_is_less_certain():
+    """Nothing is added at the largest probe; a hundredth of the further bytes beyond it."""
+    fit = fit_bytes(
+        [fits(1, t, 1e9 + t * 1e5) for t in (1000, 2000, 3000, 4000)], kv_bytes_per_token=0, quadratic=False, rounding_bytes=1.0
+    )
+    assert fit.u_extrapolation(batch=1, context=4000) == pytest.approx(0.0, abs=1.0)
+    assert fit.u_extrapolation(batch=1, context=14_000) == pytest.approx(0.01 * 1e9, rel=1e-6)
+
+
 # --- time -------------------------------------------------------------------------------------------------------------
 
 

