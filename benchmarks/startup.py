@@ -131,9 +131,7 @@ def start_up_s(interpreter: Path) -> float:
     """Wall time of one start in an empty directory; seconds."""
     with tempfile.TemporaryDirectory() as empty:
         began_ns = time.perf_counter_ns()
-        done = subprocess.run(
-            [str(interpreter), *COMMAND], check=False, capture_output=True, text=True, cwd=empty, env=_environment()
-        )
+        done = subprocess.run([str(interpreter), *COMMAND], check=False, capture_output=True, text=True, cwd=empty, env=_environment())
         elapsed_ns = time.perf_counter_ns() - began_ns
     if done.returncode != NO_TESTS_COLLECTED:
         raise RuntimeError(f"pytest ended with {done.returncode}, expected {NO_TESTS_COLLECTED}:\n{done.stdout}{done.stderr}")

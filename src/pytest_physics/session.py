@@ -25,9 +25,10 @@ from pytest_physics.instrument import Instrument, Label
 from pytest_physics.metrology.decision import Verdict, condensed
 from pytest_physics.metrology.response import SensorModel
 from pytest_physics.metrology.uncertainty import Estimate, Gate, Recipe
+from pytest_physics.record.baseline_recipes import baseline_record
 from pytest_physics.record.environment import environment, git_state
 from pytest_physics.record.reader import trace_name
-from pytest_physics.record.recipes import baseline_record, evaluate, evidence, gates_of, labels_behind, latest_needed, true_value
+from pytest_physics.record.recipes import evaluate, evidence, gates_of, labels_behind, latest_needed, true_value
 from pytest_physics.record.schema import (
     AllocationRecord,
     AnchorRecord,
@@ -159,7 +160,7 @@ class Rig:
 
 
 class Session:
-    """A run in progress. Made by :meth:`start`, ended by :meth:`finish`; also the live side of ``record.recipes.RunData``."""
+    """A run in progress. Made by :meth:`start`, ended by :meth:`finish`; also the live side of ``record.data.RunData``."""
 
     def __init__(self, *, settings: Settings, plan: Plan, path: Path, command: Sequence[str], directory: Path) -> None:
         self.settings = settings
@@ -354,7 +355,7 @@ class Session:
         while instrument.clock.now_ns() < deadline_ns and not at_rest(instrument.trace, instrument.clock.now_ns(), settle_s):
             instrument.sleep(SETTLE_STEP_S)
 
-    # --- live run data (record.recipes.RunData) ----------------------------------------------------------------------
+    # --- live run data (record.data.RunData) ----------------------------------------------------------------------
 
     def trace(self, instrument: str) -> Trace:
         """Samples so far."""

@@ -13,7 +13,8 @@ from pytest_physics.config import load_settings
 from pytest_physics.instrument import WAIT_PERIODS
 from pytest_physics.metrology.uncertainty import Recipe
 from pytest_physics.record.data import RecordedRun
-from pytest_physics.record.recipes import LEAVES, evaluate, gates_of, latest_needed
+from pytest_physics.record.recipes import evaluate, gates_of, latest_needed
+from pytest_physics.record.registry import LEAVES
 from pytest_physics.record.schema import EstimateRecord, GateRecord
 from pytest_physics.sampling.trace import Trace
 from pytest_physics.session import Session

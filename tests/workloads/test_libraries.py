@@ -16,9 +16,7 @@ REASON = "torch is not installed (extra 'bench')"
 
 def _python(code: str, **environment: str) -> list[str]:
     kept = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=kept | environment, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=kept | environment, timeout=60)
     return done.stdout.split()
 
 

@@ -172,4 +172,3 @@ _PARSERS: Mapping[str, Callable[[str], Mapping[str, Any]]] = {
     "twin": _twin_parameters,
     "replay": _replay_parameters,
 }
-
