@@ -193,8 +193,8 @@ def slug(text: str) -> str:
 
 
 def _decade(value: float) -> int:
-    """Power of ten of the leading digit, exact at powers of ten where ``log10`` may miss by one."""
-    return int(f"{abs(value):.17e}".split("e")[1])
+    """Exponent of the leading digit; from the printed form, because log10(1e-06) is a little less than −6."""
+    return int(f"{value:.15e}".partition("e")[2])
 
 
 def _grouped(text: str) -> str:
