@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from pytest_physics.experiments.joule_curve import JouleCurve, run_joule_curve
@@ -11,9 +13,11 @@ from pytest_physics.workloads.select import language_model_for
 
 
 @pytest.fixture(scope="module")
-def gpu_model(rig: Rig) -> Workload:
-    """The language model on the GPU, built before the heat soak: building it would let the card cool."""
-    return language_model_for(rig.gpu.device, rig.settings.experiment.model)
+def gpu_model(rig: Rig) -> Iterator[Workload]:
+    """The language model on the GPU, built before the heat soak: building it would let the card cool. It gives its memory back."""
+    model = language_model_for(rig.gpu.device, rig.settings.experiment.model)
+    yield model
+    model.close()
 
 
 @pytest.fixture(scope="module")

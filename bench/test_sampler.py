@@ -40,5 +40,5 @@ def test_no_tick_is_dropped(rig, judge, load):
     rig.cpu.wait_until_sampled(rig.cpu.clock.now_ns())
     for quantity, op in {"longest gap": "sampler.longest_gap", "lateness (p95)": "sampler.lateness_p95"}.items():
         estimate = rig.session.evaluate(Recipe(op=op, parameters={"phase": phase.id}))
-        rig.session.result("sampler", quantity, estimate, load=load.__name__)
+        rig.session.result("sampler under load", quantity, estimate, load=load.__name__)
     judge(rig.session.evaluate(Recipe(op="sampler.dropped", parameters={"phase": phase.id})) <= 0)

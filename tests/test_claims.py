@@ -33,7 +33,7 @@ class Book:
     def evaluate(self, recipe):
         if recipe.op == "constant":
             return Estimate.exact(recipe.parameters["value"], recipe.parameters["unit"])
-        given = {key: recipe.parameters[key] for key in ("u", "label")}
+        given = {key: recipe.parameters[key] for key in ("u", "label", "source")}
         return Estimate.given(recipe.parameters["value"], recipe.parameters["unit"], **given)
 
     def gates_of(self, requirement):
@@ -55,7 +55,7 @@ def judge_of(book, name="claim", **options):
     return Judge(book=book, claim=statement, **options)
 
 
-ENERGY = Estimate.given(10.0, "J", u=1.0)
+ENERGY = Estimate.given(10.0, "J", u=1.0, source="energy")
 
 
 @pytest.mark.parametrize(
@@ -160,4 +160,4 @@ def test_the_explanation_has_estimate_limit_and_reason(book):
     assert text.splitlines()[0] == "REFUTED: Claim claim"
     assert "estimate  10.0 ± 2.0 J  (quality BILLABLE, assumed)" in text
     assert "claimed   <= 7 J" in text
-    assert "because   the interval lies outside the limit: margin -3, U 1.96 J" in text
+    assert "because   the interval lies outside the limit: margin -3 J, U 1.96 J" in text

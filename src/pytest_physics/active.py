@@ -379,7 +379,8 @@ def properties(record: ClaimRecord) -> list[tuple[str, str | float | int | bool]
         ("physics_reason", record.reason),
     ]
     if record.estimate is not None:
-        numbers = {"estimate": record.estimate.value, "expanded_uncertainty": record.estimate.expanded, "limit": record.limit}
+        expanded = record.estimate.expanded if record.estimate.value is not None else None
+        numbers = {"estimate": record.estimate.value, "expanded_uncertainty": expanded, "limit": record.limit}
         out.extend((f"physics_{name}", value) for name, value in numbers.items() if value is not None)
         out.append(("physics_unit", record.estimate.unit))
         out.append(("physics_quality", record.estimate.quality))

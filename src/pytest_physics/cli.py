@@ -52,12 +52,18 @@ def verify(run: RunArgument) -> None:
 def report(run: RunArgument) -> None:
     """Build the HTML report of RUN again, from its artifacts, and bring its line in the manifest up to date."""
     from pytest_physics.record.reader import REPORT
+    from pytest_physics.record.verify import verify_run
     from pytest_physics.record.writer import renew_manifest
     from pytest_physics.report.build import build_report
 
     with _artifacts(run):
+        found = verify_run(run)
         typer.echo(build_report(run))
     renew_manifest(run, REPORT)
+    wrong = [finding for finding in found.findings if REPORT not in finding.where]
+    if wrong:
+        message = f"this page shows what is recorded, and {len(wrong)} recorded values do not follow from the raw artifacts"
+        typer.secho(f"warning: {message}: see 'pytest-physics verify {run}'.", fg="red", bold=True, err=True)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 from pytest_physics.clock import RealClock
@@ -41,6 +42,8 @@ def _device_lines(spec: DeviceSpec) -> Iterator[str]:
 def _described(device: Device) -> Iterator[str]:
     fingerprint = device.fingerprint
     yield f"{device.spec}: {fingerprint.name} ({fingerprint.digest}), sampled every {device.sampling_period_s * 1e3:g} ms"
+    device.read()  # shares of time need two readings
+    time.sleep(0.1)
     values, codes = device.read()
     for channel, value, code in zip(device.channels, values, codes, strict=True):
         shown = f"{value:.6g}" if code == 0 else f"failed with code {code}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
+import numbers
 from bisect import insort
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 Label = str | int | float
 
+LARGEST_COUNT = 1e300
+"""Counts are recorded as floating-point numbers."""
 WAIT_PERIODS = 3
 """Samples awaited beyond the last one an estimate needs, so that its bracketing sample is there."""
 
@@ -69,6 +71,11 @@ class Energy:
     """All energy of the device in the window."""
     net: Estimate
     """Gross less what the device would have drawn idle."""
+
+    def _ambiguous(self, _: object) -> bool:
+        raise TypeError(f"an energy is gross or net: compare '.gross' or '.net' of {self}.")
+
+    __lt__ = __le__ = __gt__ = __ge__ = _ambiguous
 
     def __truediv__(self, divisor: Estimate | float) -> Energy:
         return Energy(gross=self.gross / divisor, net=self.net / divisor)
@@ -279,8 +286,9 @@ class Instrument:
         work
             Counted work: ``tokens=512``.
         """
+        _require_text(name, *map(str, labels or ()))
         for counted, amount in work.items():
-            if not 0 <= amount < math.inf:
+            if not _is_count(amount):
                 raise ValueError(f"window '{name}': '{counted}' must be a finite count >= 0 (got {amount!r}).")
         return Window(self, name, _plain(work), _plain(labels or {}), synchronise=synchronise and not self.simulated)
 
@@ -398,3 +406,17 @@ def _text_or_number(value: Any) -> object:  # noqa: ANN401 -- whatever a user la
 
 
 _encode: Callable[[object], str] = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def _is_count(amount: object) -> bool:
+    """Whether ``amount`` is a number that can be recorded as a count."""
+    return isinstance(amount, numbers.Real) and 0 <= float(amount) < LARGEST_COUNT
+
+
+def _require_text(*texts: str) -> None:
+    """Names and labels stand in a file of UTF-8 lines, and one that cannot would make all of them unreadable."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"the name or label {text!r} is not valid text; use characters that UTF-8 can write.") from None

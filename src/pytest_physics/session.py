@@ -287,7 +287,14 @@ class Session:
             self._writer.truth(name, cast("TruthDevice", instrument.device).truth_table())
 
     def _end(self, reason: str) -> None:
-        self._run = self._run.model_copy(update={"state": state_after(reason), "end_reason": reason, "ended_utc": utc_now()})
+        counts = {
+            "windows": sum(len(instrument.windows) for instrument in self.instruments.values()),
+            "results": len(self.results),
+            "claims": len(self.claims),
+        }
+        self._run = self._run.model_copy(
+            update={"state": state_after(reason), "end_reason": reason, "ended_utc": utc_now(), "counts": counts}
+        )
         self._write_run()
 
     def _abandon(self, reason: str) -> None:

@@ -248,7 +248,12 @@ def _relative(energy: Energy) -> float:
 
 def _plan(event: _Event, single: Window, end_ns: int) -> _Plan:
     instrument, sensor = event.instrument, event.instrument.sensor
-    event_s = max((single.t1_ns - single.t0_ns) / NS_PER_S, 1e-9)
+    event_s = (single.t1_ns - single.t0_ns) / NS_PER_S
+    if event_s <= 0:
+        raise ValueError(
+            f"'{single.name}' took no time on the clock of '{instrument.name}', so it cannot be repeated: a twin's clock moves only when a "
+            "twin's workload runs (pytest_physics.workloads.select.steady_load_for makes one)."
+        )
     quiet_s = _quiet_s(instrument)
     slowest_s = max(sensor.update_period_s, sensor.effective_window_s) if sensor else 0.1
     fewest = batches_needed(sensor.update_period_s, sensor.effective_window_s) if sensor and _looks_away(instrument) else FIRST_LOOK

@@ -77,7 +77,7 @@ def test_a_failed_gate_silences_the_measurement():
 def test_gates_are_listed_once():
     """A gate that the estimate already carries is not repeated."""
     gates = all_gates(Comparison.of(estimate(0.0, gates=(FAILED,)), "<=", 1.0), [FAILED, WARNING])
-    assert [g.name for g in gates] == ["data quality", "idle baseline", "load"]
+    assert [g.name for g in gates] == ["idle baseline", "load", "data quality"]
 
 
 def test_too_few_degrees_of_freedom_are_not_accepted():

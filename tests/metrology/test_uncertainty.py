@@ -271,7 +271,7 @@ def test_a_combination_is_as_good_as_its_worst_input():
     """Quality, provenance and gates are inherited from every input."""
     gate = Gate(name="idle", scope="x", measured=1.0, limit=0.5, unit="W", passed=False, reason="drift")
     bad = measured(1.0, quality=Quality.GAPPY, provenance=Provenance.SIMULATED, gates=(gate,))
-    result = measured(2.0) / bad
+    result = measured(2.0) * bad
     assert result.quality is Quality.GAPPY
     assert result.provenance is Provenance.SIMULATED
     assert result.gates == (gate,)
@@ -329,3 +329,36 @@ def test_two_estimates_compare_by_their_difference():
     assert isinstance(comparison, Comparison)
     assert comparison.limit == 0
     assert comparison.estimate.u == pytest.approx(0.4)
+
+
+# --- quotients and given numbers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("u", "passes"), [(0.04, True), (0.06, False)])
+def test_a_quotient_needs_a_well_known_divisor(u, passes):
+    """1/b is no straight line: beyond 5 % of uncertainty the interval of a quotient would not hold, and a gate refuses it."""
+    (gate,) = (Estimate.exact(1.0, "J") / Estimate.given(1.0, "s", u=u)).gates
+    assert (gate.name, gate.passed) == ("well-known divisor", passes)
+
+
+def test_the_scale_of_a_divisor_does_not_count():
+    """A gain that both sides share cancels, however large it is."""
+    gain = Component(label="gain", source="gain", contribution=0.2, common_scale=True)
+    energy = Estimate(value=1.0, unit="J", components=(gain,))
+    assert (energy / energy).gates == ()
+
+
+def test_given_numbers_of_equal_value_are_independent():
+    """Only a named source makes two given numbers one error."""
+    a, b = Estimate.given(5.0, "J", u=1.0), Estimate.given(5.0, "J", u=1.0)
+    assert (a + b).u == pytest.approx(math.sqrt(2))
+    assert (a - a).u == 0
+    c, d = (Estimate.given(5.0, "J", u=1.0, source="meter") for _ in range(2))
+    assert (c - d).u == 0
+
+
+@pytest.mark.parametrize("limit", [math.nan, math.inf, "5", True])
+def test_a_limit_is_a_finite_number(limit):
+    """Anything else would be judged, and mean nothing."""
+    with pytest.raises(TypeError, match="a limit is a finite number"):
+        Estimate.exact(1.0) <= limit  # noqa: B015 -- the comparison is the test

@@ -34,7 +34,9 @@ def leaf_recipes(run: RecordedRun) -> list[Recipe]:
     windows = {"windows": ["gpu-w1", "gpu-w2", "gpu-w3"], "work": "tokens"}
     out = [
         Recipe(op="constant", parameters={"value": 2.0, "unit": "J"}),
-        Recipe(op="given", parameters={"value": 2.0, "unit": "J", "u": 0.1, "dof": None, "label": "x", "provenance": "assumed"}),
+        Recipe(
+            op="given", parameters={"value": 2.0, "unit": "J", "u": 0.1, "dof": None, "label": "x", "provenance": "assumed", "source": "x"}
+        ),
         Recipe(op="window.duration", parameters={"window": WINDOW}),
         Recipe(op="window.work", parameters={"window": WINDOW, "work": "tokens"}),
         Recipe(op="windows.time_per_work", parameters=windows),

@@ -118,9 +118,9 @@ def test_the_metered_process_is_the_run_not_the_sampler(make_sampler):
     assert f"{BENCHMARK_PID_VARIABLE}={os.getpid()}" in environment
 
 
-def test_short_periods_are_written_in_batches(make_sampler):
+def test_short_periods_are_written_in_batches(make_sampler, tmp_path):
     """Below 5 ms all rows arrive, a wait sees only rows that are in the file, and none is lost at the stop."""
-    sampler = make_sampler(period_s=0.004)
+    sampler = make_sampler(period_s=0.004, parameters=planted_host(tmp_path / "host", 40.0))  # quick to read on any host
     sampler.start()
     asked_ns = time.perf_counter_ns() + 100_000_000
     assert sampler.wait_until_sampled(asked_ns, timeout_s=3)
@@ -253,9 +253,9 @@ def test_a_suspended_sampler_can_be_stopped(make_sampler):
     assert sampler.stop().state is SamplerState.STOPPED
 
 
-def test_a_full_disk_fails_the_sampler_and_keeps_what_was_written(make_sampler):
+def test_a_full_disk_fails_the_sampler_and_keeps_what_was_written(make_sampler, tmp_path):
     """A write that fails ends it with the system's words; whole rows stay readable. The limit on file size stands for the disk."""
-    sampler = make_sampler(period_s=0.005)
+    sampler = make_sampler(period_s=0.005, parameters=planted_host(tmp_path / "host", 40.0))  # quick to read on any host
     sampler.start()
     resource.prlimit(sampler.pid, resource.RLIMIT_FSIZE, (8192, 8192))
     wait_for(lambda: not sampler.is_alive())

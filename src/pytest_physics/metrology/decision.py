@@ -19,6 +19,10 @@ MIN_DOF = 10.0
 """A claim is not accepted on fewer effective degrees of freedom: an uncertainty from a handful of values is a guess itself."""
 
 
+MANY_DOF = 1e6
+"""From here on Student's t is the normal distribution."""
+
+
 class Verdict(StrEnum):
     """How a claim ended."""
 
@@ -69,7 +73,7 @@ def decide(comparison: Comparison, gates: Sequence[Gate] = ()) -> Decision:
 
 def all_gates(comparison: Comparison, gates: Sequence[Gate] = ()) -> tuple[Gate, ...]:
     """Every gate that ``decide`` looks at, without repeats; many of one kind and result stand as one, the worst of them."""
-    return condensed(dict.fromkeys([quality_gate(comparison), *comparison.estimate.gates, *gates]))
+    return condensed(dict.fromkeys([*comparison.estimate.gates, *gates, quality_gate(comparison)]))
 
 
 def condensed(gates: Iterable[Gate]) -> tuple[Gate, ...]:
@@ -103,7 +107,8 @@ def _decide_interval(comparison: Comparison) -> Decision:
     guard, dof = estimate.expanded, estimate.dof
     strict = comparison.operator in {"<", ">"}
     conformance = _conformance(estimate, margin, strict=strict)
-    numbers = f"margin {margin:+.4g}, U {guard:.4g} {estimate.unit} (k from ν = {dof:.3g})"
+    unit = "" if estimate.unit == "1" else f" {estimate.unit}"
+    numbers = f"margin {margin:+.4g}{unit}, U {guard:.4g}{unit} (k from ν = {f'{dof:.3g}' if dof < MANY_DOF else '∞'})"
     holds = margin > guard or (margin == guard and not strict)
     fails = -margin > guard or (guard == 0 and not holds)
     if holds and dof < MIN_DOF:

@@ -9,11 +9,12 @@ where too little else was read, and where utilisation is latched as well, so tha
 
 Energy from a counter is judged alike: a counter may be the sum of the same readings.
 
-Reference: TR122's stale-sample rule; the probability of a false alarm is below (1 − :data:`MIN_CHANGE_SHARE`)^:data:`MAX_REPEATS`, 10⁻⁷.
+Reference: TR122's stale-sample rule; the probability of a false alarm is below :data:`FALSE_ALARM` at each update.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,10 @@ from pytest_physics.metrology.uncertainty import Gate
 from pytest_physics.metrology.updates import FloatArray, IntArray, distinct_updates, run_starts
 
 MAX_REPEATS = 10
-"""A longer run of equal updates in a busy window is doubted …"""
+"""A longer run of equal updates in a busy window is doubted; a shorter one too, where the sensor's habit makes it as unlikely …"""
+FEWEST_REPEATS = 3
+FALSE_ALARM = 1e-7
+"""Chance of a run that long in a sensor with this habit."""
 MIN_CHANGE_SHARE = 0.8
 """… where elsewhere at least this share of updates differ from the one before …"""
 MIN_ELSEWHERE = 20
@@ -72,28 +76,35 @@ def stale_gate(
     run = _longest_run(t_ns[index], values, busy_ns)
     n, share = _habit(values, run)
     known = n >= MIN_ELSEWHERE and share >= MIN_CHANGE_SHARE
-    passed = run.length <= MAX_REPEATS or not known
+    limit = _limit(n, share) if known else MAX_REPEATS
+    passed = run.length <= limit or not known
     return Gate(
         name="stale sensor",
         scope=scope,
         measured=float(run.length),
-        limit=float(MAX_REPEATS),
+        limit=float(limit),
         unit="updates",
         passed=passed,
-        reason=_reason(run, busy=len(busy_ns) > 0, habit=f"{share:.0%} of {n} updates elsewhere changed the value", passed=passed),
+        reason=_reason(run, limit, busy=len(busy_ns) > 0, habit=f"{share:.0%} of {n} updates elsewhere changed the value", passed=passed),
         remedy=""
         if passed
         else "measure again; if it comes back, look for other programs that poll the driver, restart its persistence daemon, or update it",
     )
 
 
-def _reason(run: _Run, *, busy: bool, habit: str, passed: bool) -> str:
+def _limit(n: int, share: float) -> int:
+    """Longest run of equal updates that chance explains in a sensor of which ``share`` of ``n`` updates change the value."""
+    repeats = 1 - share * n / (n + 1)  # never certain: the next one may be the first to repeat
+    return min(MAX_REPEATS, max(FEWEST_REPEATS, math.ceil(math.log(FALSE_ALARM) / math.log(repeats))))
+
+
+def _reason(run: _Run, limit: int, *, busy: bool, habit: str, passed: bool) -> str:
     if not busy:
         return f"the device was not busy in the window, so a reading that repeats itself proves nothing ({habit})"
-    repeats = f"under load the power reading was {run.power_w:.4g} W for {run.length} updates in a row (limit {MAX_REPEATS}; {habit})"
+    repeats = f"under load the power reading was {run.power_w:.4g} W for {run.length} updates in a row (limit {limit}; {habit})"
     if not passed:
         return f"{repeats}: the sensor or the driver's cache hung, and energy in this window is not known"
-    return repeats if run.length <= MAX_REPEATS else f"{repeats}: this sensor repeats itself anyway, or too little else was read"
+    return repeats if run.length <= limit else f"{repeats}: this sensor repeats itself anyway, or too little else was read"
 
 
 def _longest_run(update_ns: IntArray, values: FloatArray, busy_ns: IntArray) -> _Run:

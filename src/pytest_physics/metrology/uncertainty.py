@@ -14,6 +14,7 @@ Every estimate also carries its *recipe*: how to compute it again from a run's r
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -47,6 +48,10 @@ def coverage_factor(dof: float) -> float:
     """Two-sided 95 % quantile of Student's t with ``dof`` > 0 degrees of freedom (infinite allowed)."""
     upper = 0.5 + COVERAGE / 2
     return float(special.ndtri(upper) if math.isinf(dof) else special.stdtrit(dof, upper))
+
+
+_GIVEN = itertools.count(1)
+"""Numbers the estimates that were given, so that two of equal value are not taken for one error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,15 +168,19 @@ class Estimate:
         dof: float = math.inf,
         label: str = "stated",
         provenance: Provenance = Provenance.ASSUMED,
+        source: str | None = None,
     ) -> Estimate:
-        """A number from elsewhere, with standard uncertainty ``u``; a claim on it is at most as good as its provenance."""
+        """A number from elsewhere, with standard uncertainty ``u``; a claim on it is at most as good as its provenance.
+
+        Two numbers are independent unless they are given the same ``source``, the identity of their error.
+        """
         if not (u >= 0 and dof > 0):
             raise ValueError(f"'u' must be >= 0 and 'dof' > 0 (got u={u}, dof={dof}).")
         parameters = {
             "value": float(value), "unit": unit, "u": float(u), "dof": dof if math.isfinite(dof) else None,
-            "label": label, "provenance": provenance.value,
+            "label": label, "provenance": provenance.value, "source": source or f"given|{label}|{next(_GIVEN)}",
         }  # fmt: skip
-        component = Component(label=label, source=f"given|{label}|{value!r}", contribution=float(u), dof=dof)
+        component = Component(label=label, source=str(parameters["source"]), contribution=float(u), dof=dof)
         return cls(
             value=float(value), unit=unit, components=(component,) if u else (), provenance=provenance,
             estimator="given", recipe=Recipe(op="given", parameters=parameters),
@@ -182,7 +191,7 @@ class Estimate:
     @property
     def u(self) -> float:
         """Combined standard uncertainty, in ``unit``."""
-        return math.sqrt(sum(c.contribution**2 for c in _merged(self.components)))
+        return math.hypot(*(c.contribution for c in _merged(self.components)))
 
     @property
     def dof(self) -> float:
@@ -241,7 +250,8 @@ class Estimate:
         if b.value == 0:
             return _combined("divide", math.nan, unit, [(self, math.nan), (b, math.nan)])
         value = self.value / b.value
-        return _combined("divide", value, unit, [(self, 1 / b.value), (b, -value / b.value)])
+        quotient = _combined("divide", value, unit, [(self, 1 / b.value), (b, -value / b.value)])
+        return replace(quotient, gates=(*quotient.gates, *_divisor_gates(b)))
 
     def __rmul__(self, other: float) -> Estimate:
         return _estimate(other, "1") * self
@@ -288,6 +298,8 @@ class Comparison:
         """Compare with a number, or with another estimate (then the difference is compared with 0)."""
         if isinstance(limit, Estimate):
             return cls(estimate=estimate - limit, operator=operator, limit=0.0)
+        if isinstance(limit, bool | str) or not math.isfinite(float(limit)):
+            raise TypeError(f"a limit is a finite number or an estimate (got {limit!r}).")
         return cls(estimate=estimate, operator=operator, limit=float(limit))
 
     def __bool__(self) -> bool:
@@ -442,6 +454,28 @@ def _effective_dof(components: Sequence[Component]) -> float:
     shares = [(c.contribution / largest, c.dof) for c in components]
     weighted = sum(share**4 / dof for share, dof in shares)
     return sum(share**2 for share, _ in shares) ** 2 / weighted if weighted > 0 else math.inf
+
+
+MAX_DIVISOR_UNCERTAINTY = 0.05
+"""Largest relative standard uncertainty of a divisor, common scale apart: 1/b is no straight line, and beyond this a limit that is true
+would be accepted more often than stated."""
+
+
+def _divisor_gates(divisor: Estimate) -> tuple[Gate, ...]:
+    """Linear propagation through a quotient holds only for a divisor that is well known."""
+    own = [c.contribution for c in _merged(divisor.components) if not c.common_scale]
+    if not own or not math.isfinite(divisor.value):
+        return ()
+    share = math.hypot(*own) / abs(divisor.value)
+    passed = share <= MAX_DIVISOR_UNCERTAINTY
+    return (
+        Gate(
+            name="well-known divisor", scope="quotient", measured=share, limit=MAX_DIVISOR_UNCERTAINTY, unit="1", passed=passed,
+            reason=f"the divisor is known to {share:.2%} standard uncertainty (limit {MAX_DIVISOR_UNCERTAINTY:.0%})"
+            + ("" if passed else ": the interval of the quotient would not hold"),
+            remedy="" if passed else "measure the divisor longer or more often, or compare a difference or a product instead",
+        ),
+    )  # fmt: skip
 
 
 def _estimate(value: Estimate | float, unit: str) -> Estimate:

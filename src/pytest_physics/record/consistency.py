@@ -58,7 +58,16 @@ def header(run: RecordedRun) -> Items:
     for name, (recorded, computed) in said.items():
         yield from differences(f"{where}: {name}", recorded, computed)
     yield from _minted(record.run_id, record.started_utc)
+    yield from _counted(run)
     yield None
+
+
+def _counted(run: RecordedRun) -> Iterator[Finding]:
+    """As many windows, results and claims as the run says it recorded; a run that did not end says nothing."""
+    record, held = run.reader.run, run.reader
+    found = {"windows": len(held.windows), "results": len(held.results), "claims": len(held.claims)}
+    if record.state == "completed" and record.counts != found:
+        yield Finding(where="run.json: counts", problem=f"says {record.counts}, the files hold {found}")
 
 
 def _minted(run_id: str, started_utc: str) -> Iterator[Finding]:

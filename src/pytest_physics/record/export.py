@@ -115,11 +115,16 @@ def _event(run: RecordedRun, window: WindowRecord, baselines: Sequence[BaselineR
         "output_tokens": tokens if decode else None,
         "batch_size": window.labels.get("batch"),
         "tokens_per_second": tokens / duration_s if tokens and duration_s > 0 else None,
-        "energy_joules": finite_or_none(gross.value) if gross else None,
-        "operational_joules": finite_or_none(net.value) if net and chosen else None,
+        "energy_joules": _stated(gross),
+        "operational_joules": _stated(net) if chosen else None,
         "energy_quality": TR122_QUALITY.get(gross.quality, "good") if gross else "no_data",
-        "uncertainty_joules": finite_or_none(gross.expanded) if gross else None,
+        "uncertainty_joules": finite_or_none(gross.expanded) if gross and _stated(gross) is not None else None,
     }
+
+
+def _stated(energy: Estimate | None) -> float | None:
+    """The value of an energy that has data behind it; an estimate without data is no number."""
+    return finite_or_none(energy.value) if energy is not None and energy.quality > Quality.NO_DATA else None
 
 
 def _energy(run: RecordedRun, window: WindowRecord, kind: str, baselines: Sequence[BaselineRecord]) -> Estimate | None:

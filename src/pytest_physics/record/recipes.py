@@ -67,6 +67,8 @@ def true_value(recipe: Recipe, data: RunData) -> float | None:
 
 
 def _truth(recipe: Recipe, data: RunData) -> Estimate | None:
+    if recipe.op == "relative_uncertainty":
+        return None  # how well something is known has no truth of its own
     if recipe.op in TRUTHS:
         return TRUTHS[recipe.op](recipe.parameters, data)
     parts = [part for part in (_truth(part, data) for part in recipe.inputs) if part is not None]

@@ -143,6 +143,8 @@ class RunRecord(Record):
     """What is simulated or absent, and why; shown wherever results are shown."""
     instruments: dict[str, InstrumentRecord] = Field(default_factory=dict)
     phases: list[PhaseRecord] = Field(default_factory=list)
+    counts: dict[str, int] = Field(default_factory=dict)
+    """How many windows, results and claims were recorded; at the end of the run, so that a dropped line is missed."""
     git: dict[str, str] = Field(default_factory=dict)
     environment: dict[str, str] = Field(default_factory=dict)
 

@@ -35,7 +35,7 @@ from pytest_physics.metrology.quality import Quality
 from pytest_physics.metrology.response import FULL_COVERAGE, SensorModel
 from pytest_physics.metrology.staleness import stale_gate
 from pytest_physics.metrology.throttle import stall_gate, throttle_gates
-from pytest_physics.metrology.uncertainty import Estimate, Gate
+from pytest_physics.metrology.uncertainty import Component, Estimate, Gate
 from pytest_physics.metrology.updates import distinct_updates
 from pytest_physics.record.data import RunData
 from pytest_physics.record.scale import baseline_on_scale, on_true_scale
@@ -50,6 +50,8 @@ WITHOUT_POWER = SensorModel(update_period_s=0.1)
 """Stands for the readings of a device that has only a counter."""
 CONTEXT_S = 2.0
 """Samples kept around all that is used, so that the comb of updates is well known."""
+IMPLAUSIBLE_POWER = 2.0
+"""Readings above this many times the enforced power limit; excursions of real cards stay below it."""
 BUSY_THROUGHOUT = 0.95
 """Median utilisation from which a load counts as constant."""
 MIN_UPDATES = 2
@@ -132,6 +134,8 @@ def energy_estimate(
         max_gap_s=data.settings.sampling.max_gap_s,
     )
     estimate = made.gross if kind == "gross" else made.net
+    if not by_counter:
+        estimate = _with_aliasing(around, estimate)
     if around.sensor.calibrated and not by_counter:
         estimate = replace(estimate, estimator=f"{estimate.estimator}, {CALIBRATED}")
     if baseline is None and kind == "net":
@@ -379,7 +383,8 @@ def _state_gates(around: _Surroundings, baseline: IdlePower | None) -> tuple[Gat
     counters = {name: np.asarray(trace.values(name)) for name in trace.channels if name.endswith("_ns")}
     reasons = np.asarray(trace.values("event_reasons")) if trace.has("event_reasons") else None
     inside = trace.between(window.t0_ns, window.t1_ns)
-    gates = [*_read_gates(inside, window.id), *throttle_gates(trace.t_ns, reasons, counters, window.t0_ns, window.t1_ns, scope=window.id)]
+    gates = [*_read_gates(inside, window.id), *_plausible_gates(inside, window.id), *_company_gates(inside, window.id)]
+    gates += throttle_gates(trace.t_ns, reasons, counters, window.t0_ns, window.t1_ns, scope=window.id)
     if trace.has("utilisation_ratio") and trace.has("power_w") and baseline is not None:
         busy, power = (np.asarray(inside.values(name)) for name in ("utilisation_ratio", "power_w"))
         idle_w = float(baseline.at(np.array([window.t0_ns]))[0])
@@ -387,15 +392,44 @@ def _state_gates(around: _Surroundings, baseline: IdlePower | None) -> tuple[Gat
     return tuple(gates)
 
 
-def _coverage_gates(around: _Surroundings, energies: WindowEnergies) -> tuple[Gate, ...]:
-    """A sensor that looks away part of the time sees a constant load as it is; of one that comes and goes in step with it, anything."""
-    window, share = around.window, energies.coverage
-    inside = around.trace.between(window.t0_ns, window.t1_ns)
-    if share >= FULL_COVERAGE or not inside.has("utilisation_ratio"):
-        return ()
+def _with_aliasing(around: _Surroundings, estimate: Estimate) -> Estimate:
+    """A load that comes and goes in step with the updates shows them always the same part of it.
+
+    The sensor's own window damps that by |H(1/T)|, its transfer at the update frequency, and nothing in the readings tells what is left:
+    only utilisation shows that the load was not steady. Swing ≈ mean power above idle / utilisation, first harmonic at most 2/π of it,
+    phase unknown.
+    """
+    share = _typical_utilisation(around)
+    if share is None or share >= BUSY_THROUGHOUT or not math.isfinite(estimate.value):
+        return estimate
+    sensor = around.sensor
+    turns = 2 * math.pi * sensor.lag_s / sensor.update_period_s
+    transfer = abs(float(np.sinc(sensor.window_s / sensor.update_period_s))) / math.hypot(1.0, turns)
+    transfer = max(transfer, sensor.u_window_s / sensor.update_period_s)  # a window is not known well enough to cancel exactly
+    swing_j = abs(estimate.value) / max(share, 1 - BUSY_THROUGHOUT)
+    missed = Component(
+        label="load in step with the sensor",
+        source=f"aliasing|{around.window.id}",
+        contribution=transfer * 2 / math.pi / math.sqrt(2) * swing_j,
+    )
+    return replace(estimate, components=(*estimate.components, missed))
+
+
+def _typical_utilisation(around: _Surroundings) -> float | None:
+    """Median utilisation inside the window; None without that channel, 0 where no read succeeded."""
+    inside = around.trace.between(around.window.t0_ns, around.window.t1_ns)
+    if not inside.has("utilisation_ratio"):
+        return None
     busy = np.asarray(inside.values("utilisation_ratio"))
     known = busy[np.isfinite(busy)]
-    typical = float(np.median(known)) if len(known) else 0.0  # the first readings still show what was before the window
+    return float(np.median(known)) if len(known) else 0.0  # the first readings still show what was before the window
+
+
+def _coverage_gates(around: _Surroundings, energies: WindowEnergies) -> tuple[Gate, ...]:
+    """A sensor that looks away part of the time sees a constant load as it is; of one that comes and goes in step with it, anything."""
+    window, share, typical = around.window, energies.coverage, _typical_utilisation(around)
+    if share >= FULL_COVERAGE or typical is None:
+        return ()
     passed = typical >= BUSY_THROUGHOUT
     return (
         Gate(
@@ -403,6 +437,42 @@ def _coverage_gates(around: _Surroundings, energies: WindowEnergies) -> tuple[Ga
             reason=f"the power sensor looks at {share:.0%} of the time, and the device was typically {typical:.0%} busy in the window "
             f"(limit: at least {BUSY_THROUGHOUT:.0%})" + ("" if passed else ": a load in step with the sensor would hide from it"),
             remedy="" if passed else "use the energy counter (a longer window has more of its ticks), or keep the device busy throughout",
+        ),
+    )  # fmt: skip
+
+
+def _plausible_gates(inside: Trace, scope: str) -> tuple[Gate, ...]:
+    """No card draws twice its enforced power limit: such a reading is a fault of the sensor or of the driver."""
+    if not (inside.has("power_w") and inside.has("power_limit_w")) or not len(inside):
+        return ()
+    power, limit = (np.asarray(inside.values(name)) for name in ("power_w", "power_limit_w"))
+    known = np.isfinite(power) & np.isfinite(limit) & (limit > 0)
+    if not known.any():
+        return ()
+    highest = float(np.max(power[known] / limit[known]))
+    passed = highest <= IMPLAUSIBLE_POWER
+    return (
+        Gate(
+            name="plausible power", scope=scope, measured=highest, limit=IMPLAUSIBLE_POWER, unit="1", passed=passed,
+            reason=f"the highest reading is {highest:.3g} times the power limit (limit {IMPLAUSIBLE_POWER:g} times)"
+            + ("" if passed else ": it is no power that this card can draw"),
+            remedy="" if passed else "measure again; if it comes back, update the driver, or use the energy counter",
+        ),
+    )  # fmt: skip
+
+
+def _company_gates(inside: Trace, scope: str) -> tuple[Gate, ...]:
+    """Other processes on the device: its energy is right, and not all of it is the window's work; a warning."""
+    if not inside.has("foreign_processes"):
+        return ()
+    seen = np.asarray(inside.values("foreign_processes"))
+    known = seen[np.isfinite(seen)]
+    most = float(np.max(known)) if len(known) else 0.0
+    return (
+        Gate(
+            name="alone on the device", scope=scope, measured=most, limit=0.0, unit="processes", passed=most <= 0, warning=True,
+            reason=f"up to {most:.0f} foreign compute processes were on the device in the window (limit 0)",
+            remedy="" if most <= 0 else "stop them: the device's energy includes their work",
         ),
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pytest_physics.metrology.decision import Verdict
 from pytest_physics.metrology.response import UNCALIBRATED_GAIN
 from pytest_physics.record.reader import RunReader
-from pytest_physics.record.schema import ClaimRecord, SensorRecord
+from pytest_physics.record.schema import ClaimRecord, ResultRecord, SensorRecord
 from pytest_physics.report import format as fmt
 from pytest_physics.report.rows import gate_rows
 from pytest_physics.report.summary import all_gates, coverage, is_complete, state_words
@@ -104,7 +104,23 @@ def _missed(reader: RunReader, _: Sequence[ClaimRecord]) -> list[str]:
     if found.held == found.known:
         return []
     missed = f"{found.known - found.held} of {fmt.plural(found.known, 'interval')}"
+    far = [r for r in reader.results if _miss(r) > FAR_MISS]
+    if far:
+        named = ", ".join(dict.fromkeys(f"{r.experiment}: {r.quantity}" for r in far))
+        return [f"{missed}, of them {len(far)} by more than {FAR_MISS:g} U ({named}): that is no chance; these estimates are biased."]
     return [f"{missed}: about one in twenty is expected to, and all points of a device share its scale error."]
+
+
+FAR_MISS = 2.0
+"""A truth further from its estimate than this many expanded uncertainties is not a matter of chance."""
+
+
+def _miss(result: ResultRecord) -> float:
+    """Distance of the truth from the estimate in expanded uncertainties; 0 where either is not known."""
+    estimate = result.estimate
+    if result.truth is None or estimate.value is None or not estimate.expanded:
+        return 0.0
+    return abs(estimate.value - result.truth) / estimate.expanded
 
 
 def _ended(text: str) -> str:

@@ -31,6 +31,9 @@ class Workload(Protocol):
     def warm_up(self) -> None:
         """Do once what the first run would do besides its work."""
 
+    def close(self) -> None:
+        """Give the device's memory back; the workload cannot be used afterwards."""
+
 
 @runtime_checkable
 class Kernel(Protocol):

@@ -211,6 +211,14 @@ class LanguageModel:
             self.decode(batch, tokens)
         self._context, self._generated, self._work = None, None, None
 
+    def close(self) -> None:
+        """Drop the model and its cache, and give the device's memory back."""
+        self._context, self._generated = None, None
+        self._prompts.clear()
+        del self.model
+        if self.device.type == "cuda":
+            self._torch.cuda.empty_cache()
+
     # --- results -----------------------------------------------------------------------------------------------------
 
     @property
