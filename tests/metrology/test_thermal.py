@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from scipy.signal import lfilter
 
 from pytest_physics.metrology.thermal import (
-    SafetyTrip,
     SoakLimits,
     SoakState,
     assess_soak,
@@ -360,20 +359,3 @@ def test_limits_without_meaning_are_refused(limits):
     """Zero lengths, and a margin that is none."""
     with pytest.raises(ValueError, match=next(iter(limits))):
         SoakLimits(**limits)
-
-
-# --- safety ----------------------------------------------------------------------------------------------------------
-
-
-def test_the_trip_has_hysteresis():
-    """Trips at 83 °C, stays tripped down to above 80 °C, resumes at 80 °C; a failed read changes nothing."""
-    trip = SafetyTrip()
-    readings = [82.9, 83.0, 82.0, 80.1, math.nan, 80.0, math.nan, 82.9]
-    assert [trip.update(reading) for reading in readings] == [False, True, True, True, True, False, False, False]
-    assert not trip.tripped
-
-
-def test_a_trip_without_hysteresis_is_refused():
-    """It would chatter."""
-    with pytest.raises(ValueError, match="'resume_c' must be < 'trip_c'"):
-        SafetyTrip(trip_c=80.0, resume_c=80.0)

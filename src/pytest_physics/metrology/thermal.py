@@ -32,7 +32,6 @@ from pytest_physics.metrology.uncertainty import Gate, coverage_factor
 
 SECONDS_PER_MINUTE = 60.0
 TRIP_C = 83.0
-RESUME_C = 80.0
 
 SLOPE_BLOCKS = 60
 """Blocks in which the residuals of a slope are averaged before their correlation is estimated."""
@@ -630,32 +629,3 @@ def _budget_gate(soak: _Soak, *, settled: bool) -> Gate:
         + (", in equilibrium" if settled else ""),
         remedy="stop, or raise the soak budget; a device that cools worse than expected needs cleaning or faster fans",
     )  # fmt: skip
-
-
-# --- safety ----------------------------------------------------------------------------------------------------------
-
-
-class SafetyTrip:
-    """Trips when it is too hot and stays tripped until it is cool again (hysteresis)."""
-
-    __slots__ = ("_tripped", "resume_c", "trip_c")
-
-    def __init__(self, *, trip_c: float = TRIP_C, resume_c: float = RESUME_C) -> None:
-        if not resume_c < trip_c:
-            raise ValueError(f"'resume_c' must be < 'trip_c' (got {resume_c} and {trip_c}).")
-        self.trip_c = trip_c
-        self.resume_c = resume_c
-        self._tripped = False
-
-    @property
-    def tripped(self) -> bool:
-        """Whether work must stop."""
-        return self._tripped
-
-    def update(self, temperature_c: float) -> bool:
-        """Take a reading and say whether work must stop; a failed read (NaN) changes nothing."""
-        if temperature_c >= self.trip_c:
-            self._tripped = True
-        elif temperature_c <= self.resume_c:
-            self._tripped = False
-        return self._tripped
