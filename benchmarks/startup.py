@@ -1,13 +1,15 @@
 """What the installed but inactive plugin costs every ``pytest`` run: ``python benchmarks/startup.py``.
 
-Three fresh virtual environments with the same versions: pytest alone, a second copy of that (the A/A control), and pytest with
-this package. In each round all three run ``python -m pytest --collect-only -q`` in an empty directory, in shuffled order, so that
-whatever the machine does meanwhile meets all of them. The result is the median of the ratios within a round, with a
-distribution-free interval of at least 95 % (order statistics, binomial).
+Fresh virtual environments with the same versions: pytest alone, a second copy of that (the A/A control), pytest with this package
+installed as the README does (from a checkout), and pytest with its wheel. In each round all run ``python -m pytest --collect-only -q`` in
+an empty directory, in shuffled order, so that whatever the machine does meanwhile meets all of them. A fifth run, the wheel's environment
+with ``-p no:physics``, tells what its presence costs from what its code costs. The result is the median of the ratios within a round,
+with a distribution-free interval of at least 95 % (order statistics, binomial).
 
-Verdicts are those of the product: VALIDATED (exit 0) when the whole interval lies at or below the limit, REFUTED (1) when it lies
-above, INCONCLUSIVE (10) when it straddles. INVALID (10) when the control's median ratio leaves 0.99 to 1.01: then the machine is
-too restless to see an effect of this size. Wall times are those of one machine; only the ratios are meant to be compared.
+Verdicts are those of the product, and the README's way to install is judged: VALIDATED (exit 0) when the whole interval lies at or below
+the limit, REFUTED (1) when it lies above, INCONCLUSIVE (10) when it straddles. INVALID (10) when the control's median ratio leaves 0.99 to
+1.01: then the machine is too restless to see an effect of this size. Wall times are those of one machine; only the ratios are meant to be
+compared.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from scipy import stats
 PROJECT = Path(__file__).resolve().parents[1]
 COMMAND = ("-m", "pytest", "--collect-only", "-q")
 NO_TESTS_COLLECTED = 5
-PLAIN, CONTROL, PLUGIN = "plain", "control", "plugin"
+PLAIN, CONTROL, PLUGIN, WHEEL, BLOCKED = "plain", "control", "plugin", "wheel", "wheel, blocked"
 
 LIMIT = 1.03
 """Largest ratio of start-up times with and without the plugin."""
@@ -62,6 +64,8 @@ class Result:
     reason: str
     plugin: Ratio
     control: Ratio
+    others: Mapping[str, Ratio]
+    """Ratios of what is not judged."""
 
 
 def paired_ratio(times_s: Sequence[float], reference_s: Sequence[float]) -> Ratio:
@@ -85,21 +89,24 @@ def judge(times_s: Mapping[str, Sequence[float]]) -> Result:
         verdict, reason = "REFUTED", f"the interval lies above {LIMIT}"
     else:
         verdict, reason = "INCONCLUSIVE", f"the interval straddles {LIMIT}; more --rounds narrow it"
-    return Result(verdict=verdict, reason=reason, plugin=plugin, control=control)
+    others = {name: paired_ratio(times_s[name], times_s[PLAIN]) for name in (WHEEL, BLOCKED) if name in times_s}
+    return Result(verdict=verdict, reason=reason, plugin=plugin, control=control, others=others)
 
 
-def build_environments(home: Path) -> dict[str, Path]:
-    """Three environments with equal versions; their interpreters by name."""
-    interpreters = {name: _new_environment(home / name) for name in (PLUGIN, PLAIN, CONTROL)}
-    _pip(interpreters[PLUGIN], "-c", str(PROJECT / "constraints.txt"), str(PROJECT))
+def build_environments(home: Path) -> dict[str, tuple[str, ...]]:
+    """Environments with equal versions; the command that starts pytest in each, by name."""
+    interpreters = {name: _new_environment(home / name) for name in (PLUGIN, WHEEL, PLAIN, CONTROL)}
+    _pip(interpreters[PLUGIN], "-c", str(PROJECT / "constraints.txt"), "-e", str(PROJECT))
+    _pip(interpreters[WHEEL], "-c", str(PROJECT / "constraints.txt"), str(PROJECT))
     freeze = [str(interpreters[PLUGIN]), "-m", "pip", "freeze", "--exclude", "pytest-physics"]
     pins = home / "pins.txt"
     pins.write_text(subprocess.run(freeze, check=True, capture_output=True, text=True).stdout, encoding="utf-8")
     for name in (PLAIN, CONTROL):
         _pip(interpreters[name], "-c", str(pins), "pytest")
     for name, interpreter in interpreters.items():
-        _require_plugin(interpreter, present=name == PLUGIN)
-    return interpreters
+        _require_plugin(interpreter, present=name in {PLUGIN, WHEEL})
+    commands = {name: (str(interpreter), *COMMAND) for name, interpreter in interpreters.items()}
+    return {**commands, BLOCKED: (*commands[WHEEL], "-p", "no:physics")}
 
 
 def _new_environment(path: Path) -> Path:
@@ -127,25 +134,25 @@ def _environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "PYTHON", "COV_"))}
 
 
-def start_up_s(interpreter: Path) -> float:
+def start_up_s(command: Sequence[str]) -> float:
     """Wall time of one start in an empty directory; seconds."""
     with tempfile.TemporaryDirectory() as empty:
         began_ns = time.perf_counter_ns()
-        done = subprocess.run([str(interpreter), *COMMAND], check=False, capture_output=True, text=True, cwd=empty, env=_environment())
+        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=empty, env=_environment())
         elapsed_ns = time.perf_counter_ns() - began_ns
     if done.returncode != NO_TESTS_COLLECTED:
         raise RuntimeError(f"pytest ended with {done.returncode}, expected {NO_TESTS_COLLECTED}:\n{done.stdout}{done.stderr}")
     return elapsed_ns / 1e9
 
 
-def measure(interpreters: Mapping[str, Path], rounds: int) -> dict[str, list[float]]:
+def measure(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, list[float]]:
     """Interleaved rounds, each in a new order; the first :data:`WARM_UP_ROUNDS` are not kept."""
-    order, shuffle = list(interpreters), random.Random(SEED)
+    order, shuffle = list(commands), random.Random(SEED)
     times_s: dict[str, list[float]] = {name: [] for name in order}
     for number in range(WARM_UP_ROUNDS + rounds):
         shuffle.shuffle(order)
         for name in order:
-            elapsed_s = start_up_s(interpreters[name])
+            elapsed_s = start_up_s(commands[name])
             if number >= WARM_UP_ROUNDS:
                 times_s[name].append(elapsed_s)
     return times_s
@@ -160,14 +167,16 @@ def main() -> int:
     if options.rounds < 9:
         parser.error(f"--rounds must be >= 9 (got {options.rounds}): fewer cannot bound a median.")
     with tempfile.TemporaryDirectory(prefix="pytest-physics-startup-") as home:
-        print("building three environments …", flush=True)
-        interpreters = build_environments(Path(home))
+        print("building four environments …", flush=True)
+        commands = build_environments(Path(home))
         print(f"{options.rounds} rounds of: python {' '.join(COMMAND)}", flush=True)
-        times_s = measure(interpreters, options.rounds)
+        times_s = measure(commands, options.rounds)
     result = judge(times_s)
     for name, values in times_s.items():
-        print(f"{name:8} median {1e3 * float(np.median(values)):6.1f} ms, smallest {1e3 * min(values):6.1f} ms")
-    print(f"control / plain {result.control}\nplugin  / plain {result.plugin}\n{result.verdict}: {result.reason}")
+        print(f"{name:14} median {1e3 * float(np.median(values)):6.1f} ms, smallest {1e3 * min(values):6.1f} ms")
+    for name, ratio in {CONTROL: result.control, **result.others, PLUGIN: result.plugin}.items():
+        print(f"{name:14} / plain {ratio}")
+    print(f"{result.verdict}: {result.reason}")
     if options.json:
         record = {"seed": SEED, "limit": LIMIT, "rounds": options.rounds, "times_s": times_s, **asdict(result)}
         options.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -19,7 +19,7 @@ PACKAGE = "pytest_physics"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "plugin", "active", "markers", "fixtures", "hookspecs", "cli", "doctor"),  # surfaces: pytest, command line, public door
+    ("__init__", "plugin", "active", "markers", "cli", "doctor"),  # surfaces: pytest, command line, public door
     ("report", "audit", "fleet"),  # what people read; many machines
     ("experiments",),  # protocols: drive a workload on an instrument
     ("claims", "session", "instrument", "short_events", "vram", "config", "record"),  # verdicts, one run's lifecycle, artifacts on disk
@@ -38,7 +38,7 @@ HOMES = {
 }
 """Libraries that only these modules may import."""
 
-LIGHT = ("__init__", "plugin", "fixtures", "hookspecs")
+LIGHT = ("__init__", "plugin")
 """Loaded by every ``pytest`` run of every project: at module level the standard library and pytest only."""
 
 METROLOGY_LIBRARIES = {"numpy", "scipy"}

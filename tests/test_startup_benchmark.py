@@ -83,3 +83,11 @@ def test_python_and_pytest_settings_do_not_reach_the_measured_process(startup, m
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p xdist")
     monkeypatch.setenv("PYTHONPATH", "/nowhere")
     assert not {"PYTEST_ADDOPTS", "PYTHONPATH"} & set(startup._environment())
+
+
+def test_what_is_not_judged_is_shown(startup):
+    """The wheel and the blocked plugin have their ratios, and no say in the verdict."""
+    times_s = _times(plugin=1.004, control=1.0) | {"wheel": _times(plugin=1.2, control=1.0)["plugin"]}
+    result = startup.judge(times_s)
+    assert (result.verdict, list(result.others)) == ("VALIDATED", ["wheel"])
+    assert result.others["wheel"].median > 1.1

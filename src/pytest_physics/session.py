@@ -6,6 +6,7 @@ The run directory is the truth: everything the session knows it reads from what 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from pytest_physics.clock import NS_PER_S, VirtualClock, utc_now
 from pytest_physics.config import Settings
@@ -172,6 +173,7 @@ class Session:
         self.results: list[ResultRecord] = []
         self.probe_records: list[ProbeRecord] = []
         self.allocations: list[AllocationRecord] = []
+        self.tables: dict[str, NDArray[np.void]] = {}
         self.instruments: dict[str, Instrument] = {}
         self._records: dict[str, InstrumentRecord] = {}
         self._resources = ExitStack()
@@ -421,6 +423,38 @@ class Session:
         """One watched allocator."""
         return next(allocation for allocation in self.allocations if allocation.id == allocation_id)
 
+    def table(self, table_id: str) -> NDArray[np.void]:
+        """What an experiment recorded beside the samples."""
+        return self.tables[table_id]
+
+    def tabulate(self, name: str, columns: Mapping[str, ArrayLike]) -> str:
+        """Persist what an experiment recorded beside the samples, such as training steps or counts of routed tokens.
+
+        Parameters
+        ----------
+        name
+            What it is, in lower-case letters, digits and hyphens; a number is appended.
+        columns
+            Column name to values (numbers, booleans or text); all of one length; ``..._ns`` columns are on the run's own clock.
+
+        Returns
+        -------
+        str
+            The id under which recipes find it: :meth:`table`.
+
+        Raises
+        ------
+        ValueError
+            For a name that is no file name, no columns, columns of different lengths, or values that are neither number nor text.
+        """
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+            raise ValueError(f"a table's name has lower-case letters, digits and single hyphens (got {name!r}).")
+        table = structured(name, columns)
+        table_id = f"{name}-{sum(key.rpartition('-')[0] == name for key in self.tables) + 1}"
+        self._writer.table(table_id, table)
+        self.tables[table_id] = table
+        return table_id
+
     def record_probe(self, record: ProbeRecord) -> None:
         """Persist one probe of a memory limit."""
         self.probe_records.append(record)
@@ -473,6 +507,25 @@ class Session:
     def evidence(self, recipe: Recipe) -> Sequence[str]:
         """Artifacts behind an estimate."""
         return evidence(recipe)
+
+
+def structured(name: str, columns: Mapping[str, ArrayLike]) -> NDArray[np.void]:
+    """Columns of one length as a structured array, a row a step; raises ``ValueError`` with the column that does not fit."""
+    arrays = {key: np.asarray(values) for key, values in columns.items()}
+    if not arrays:
+        raise ValueError(f"table '{name}' has no columns.")
+    rows = len(next(iter(arrays.values()))) if next(iter(arrays.values())).ndim else 0
+    for key, values in arrays.items():
+        if values.ndim != 1 or len(values) != rows:
+            raise ValueError(
+                f"column '{key}' of table '{name}' has the shape {values.shape}; every column needs one value for each of {rows} rows."
+            )
+        if values.dtype.kind not in "biufU":
+            raise ValueError(f"column '{key}' of table '{name}' holds {values.dtype}; a table holds numbers, booleans and text.")
+    table = np.empty(rows, dtype=[(key, values.dtype) for key, values in arrays.items()])
+    for key, values in arrays.items():
+        table[key] = values
+    return table
 
 
 def at_rest(trace: Trace, now_ns: int, span_s: float) -> bool:

@@ -220,6 +220,14 @@ def sensors(run: RecordedRun) -> Items:
         yield None
 
 
+def tables(run: RecordedRun) -> Items:
+    """Every table can be read, and has rows of named columns."""
+    for table_id in run.reader.tables:
+        if run.table(table_id).dtype.names is None:
+            yield Finding(where=f"table-{table_id}.npy", problem="has no named columns")
+        yield None
+
+
 def phases(run: RecordedRun) -> Items:
     """Ids in the order of starting, spans within the instrument's life, all closed in a completed run."""
     started: dict[str, list[PhaseRecord]] = {}

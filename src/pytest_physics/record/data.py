@@ -73,6 +73,9 @@ class RunData(Protocol):
     def allocation(self, allocation_id: str) -> AllocationRecord:
         """One watched allocator."""
 
+    def table(self, table_id: str) -> NDArray[np.void]:
+        """What an experiment recorded beside the samples: a structured array."""
+
 
 Named = TypeVar("Named", WindowRecord, PhaseRecord, BaselineRecord, AllocationRecord)
 
@@ -159,6 +162,14 @@ class RecordedRun:
     def allocation(self, allocation_id: str) -> AllocationRecord:
         """One watched allocator."""
         return self._named({a.id: a for a in self.reader.allocations}, allocation_id, "allocations.jsonl")
+
+    def table(self, table_id: str) -> NDArray[np.void]:
+        """What an experiment recorded beside the samples."""
+        key = f"table|{table_id}"
+        if key not in self.memory:
+            self.memory[key] = self.reader.table(table_id)
+        found: NDArray[np.void] = self.memory[key]
+        return found
 
     @cached_property
     def _windows(self) -> dict[str, WindowRecord]:

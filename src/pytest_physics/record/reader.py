@@ -1,7 +1,8 @@
 """Read a run directory: every artifact as typed records, also of a run that crashed.
 
 Layout: ``run.json``, ``trace-<instrument>.npy``, ``truth-<instrument>.npy`` (twin only), ``windows.jsonl``, ``baseline.json``,
-``sensor.json``, ``probes.jsonl``, ``allocations.jsonl``, ``results.jsonl``, ``claims.jsonl``, ``report.html``, ``MANIFEST.sha256``.
+``sensor.json``, ``probes.jsonl``, ``allocations.jsonl``, ``table-<id>.npy`` (what an experiment recorded beside the samples),
+``results.jsonl``, ``claims.jsonl``, ``report.html``, ``MANIFEST.sha256``.
 """
 
 from __future__ import annotations
@@ -53,6 +54,11 @@ def trace_name(instrument: str) -> str:
 def truth_name(instrument: str) -> str:
     """File name of a twin's true power."""
     return f"truth-{instrument}.npy"
+
+
+def table_name(table_id: str) -> str:
+    """File name of a table."""
+    return f"table-{table_id}.npy"
 
 
 class RunReader:
@@ -129,8 +135,18 @@ class RunReader:
     def truth(self, instrument: str) -> NDArray[np.void] | None:
         """The twin's true power as a table of segments, or None for a real device."""
         path = self.path / truth_name(instrument)
-        if not path.exists():
-            return None
+        return self._array(path) if path.exists() else None
+
+    def table(self, table_id: str) -> NDArray[np.void]:
+        """What an experiment recorded under ``table_id``: a structured array, one row a step."""
+        return self._array(self.path / table_name(table_id))
+
+    @property
+    def tables(self) -> list[str]:
+        """Ids of all tables, sorted."""
+        return sorted(path.stem.removeprefix("table-") for path in self.path.glob("table-*.npy"))
+
+    def _array(self, path: Path) -> NDArray[np.void]:
         try:
             table: NDArray[np.void] = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:

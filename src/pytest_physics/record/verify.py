@@ -270,6 +270,7 @@ CHECKS = {
     "windows": consistency.windows,
     "baselines": _baselines,
     "memory": memory_checks.memory,
+    "tables": consistency.tables,
     "results": _results,
     "claims": _claims,
     "report": _report,

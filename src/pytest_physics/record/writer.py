@@ -91,7 +91,13 @@ class RunWriter:
 
     def truth(self, instrument: str, table: NDArray[np.void]) -> None:
         """Write the twin's true power."""
-        path = self.path / reader.truth_name(instrument)
+        self._array(self.path / reader.truth_name(instrument), table)
+
+    def table(self, table_id: str, table: NDArray[np.void]) -> None:
+        """Write what an experiment recorded."""
+        self._array(self.path / reader.table_name(table_id), table)
+
+    def _array(self, path: Path, table: NDArray[np.void]) -> None:
         try:
             np.save(path, table, allow_pickle=False)
         except OSError as error:

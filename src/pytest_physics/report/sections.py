@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from pytest_physics.clock import NS_PER_S
 from pytest_physics.errors import RecordError
@@ -16,6 +17,7 @@ from pytest_physics.report import format as fmt
 from pytest_physics.report.figures import Drawing
 from pytest_physics.report.rows import GateRow, ResultRow, common_coordinates, gate_rows, in_order, result_rows
 from pytest_physics.report.summary import all_gates, coverage
+from pytest_physics.report.tables import Table
 from pytest_physics.sampling.trace import Trace
 
 MAX_RESULTS = 300
@@ -27,6 +29,23 @@ _BASELINE = "idle baseline"
 _SOAK = "heat soak"
 _MEMORY = "VRAM cliff"
 _SENSOR = "instrument response"
+
+
+class Pages(Protocol):
+    """A module that draws one experiment."""
+
+    UNDERSTANDING: str
+    """How to read the section."""
+
+    def drawings(self, run: RecordedRun, results: Sequence[ResultRecord]) -> Sequence[Drawing]:
+        """Its figures; what cannot be drawn is a drawing whose caption says why."""
+
+    def tables(self, run: RecordedRun, results: Sequence[ResultRecord]) -> Sequence[Table]:
+        """Its tables."""
+
+
+PAGES: Mapping[str, Pages] = {}
+"""Experiment to the module that draws it; experiments that are not here have the curves and the table of their results."""
 
 UNDERSTANDING = {
     "run": (
@@ -86,6 +105,7 @@ class Section:
     title: str
     understanding: str
     drawings: Sequence[Drawing] = ()
+    tables: Sequence[Table] = ()
     baselines: Sequence[BaselineRow] = ()
     results: Sequence[ResultRow] = ()
     results_left_out: int = 0
@@ -112,7 +132,7 @@ def sections(reader: RunReader) -> list[Section]:
     sensor = _sensor(reader, traces, by_experiment.pop(_SENSOR, []))
     named = [sensor, _baselines(reader, by_experiment.pop(_BASELINE, [])), _soak(reader, traces, by_experiment.pop(_SOAK, []))]
     named.append(_memory(reader, by_experiment.pop(_MEMORY, [])))
-    rest = [_experiment(name, results) for name, results in by_experiment.items()]
+    rest = [_experiment(reader, name, results) for name, results in by_experiment.items()]
     found = [whole, *(section for section in named if section is not None), *rest]
     return [*found, sampler] if jitters else found
 
@@ -136,13 +156,27 @@ def readable_traces(reader: RunReader) -> tuple[dict[str, Trace], list[str]]:
     return traces, notes
 
 
-def _experiment(name: str, results: Sequence[ResultRecord]) -> Section:
+def _experiment(reader: RunReader, name: str, results: Sequence[ResultRecord]) -> Section:
+    if name in PAGES:
+        return _page(reader, name, results)
     drawing = figures.curves(name, results)
     section = Section(
         id=f"experiment-{fmt.slug(name)}",
         title=name[:1].upper() + name[1:],
         understanding=UNDERSTANDING.get(name, UNDERSTANDING[""]),
         drawings=[] if drawing is None else [drawing],
+    )
+    return _with_results(section, results)
+
+
+def _page(reader: RunReader, name: str, results: Sequence[ResultRecord]) -> Section:
+    page, run = PAGES[name], RecordedRun(reader.path)
+    section = Section(
+        id=f"experiment-{fmt.slug(name)}",
+        title=name[:1].upper() + name[1:],
+        understanding=page.UNDERSTANDING,
+        drawings=page.drawings(run, results),
+        tables=page.tables(run, results),
     )
     return _with_results(section, results)
 
