@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from dataclasses import replace
@@ -23,7 +24,7 @@ from pytest_physics.report.build import build_report
 from pytest_physics.report.memory import memory_maps
 from pytest_physics.session import Plan, Session
 from pytest_physics.vram import monitor_for
-from pytest_physics.workloads.probers import Subject, TwinProber, known_sizes
+from pytest_physics.workloads.probers import TWIN_FOREIGN_BYTES, Subject, TwinProber, known_sizes
 
 GIB = 2**30
 
@@ -133,6 +134,25 @@ def test_a_model_larger_than_the_device(tmp_path):
         cliff_of(session, "llama-3-8b")
 
 
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.9])
+def test_a_model_that_fills_most_of_the_device_is_foreseen(session, share):
+    """Well below is meant of what the weights leave: Llama-3-8B on a card of 24 GiB has a cliff too."""
+    sizes = replace(known_sizes("llama-3-8b"), max_positions=None, parameters=int(share * 40 * GIB / 2))
+    cliff = cliff_of(session, Subject(name="large", dtype="float16", attention="sdpa", sizes=sizes))
+    assert abs(cliff.prediction_error.value) <= 0.03
+    assert cliff.prediction_distance.value <= 1.0
+
+
+def test_a_prediction_without_probes_is_refused_and_nothing_is_lost(session):
+    """Weights of 99.9 % leave no room for probes below the limit: the search stands, the prediction says why it does not."""
+    sizes = replace(
+        known_sizes("llama-3-8b"), max_positions=None, parameters=int(0.999 * TwinProber(session.rig.gpu.device).capacity_bytes / 2)
+    )
+    with contextlib.suppress(InvalidMeasurement):
+        cliff_of(session, Subject(name="huge", dtype="float16", attention="sdpa", sizes=sizes))
+    assert session.probe_records
+
+
 def test_foreign_memory_ends_the_search_with_its_pid(tmp_path):
     """A process that comes in mid-search moves the limit: INVALID, and it is named."""
     fault = {"kind": "foreign_process", "start_s": 0.5}
@@ -146,6 +166,18 @@ def test_foreign_memory_that_stays_is_no_reason(tmp_path):
     with started(tmp_path, "a100", faults=[fault]) as session:
         cliff = cliff_of(session)
         assert next(gate for gate in cliff.found.gates if gate.name == "foreign memory").passed
+        assert cliff.held("other processes").value == TWIN_FOREIGN_BYTES
+        low, high = cliff.found.interval
+        assert low - 1 <= session.truth(cliff.found.recipe) <= high + 1, "the limit is that of what the others leave"
+        assert abs(cliff.prediction_error.value) <= 0.03
+
+
+def test_nobody_else_is_a_number_too(session):
+    """No other process: 0 bytes, said; and no caching allocator took part, so slack is not a number."""
+    cliff = cliff_of(session, repeats=1)
+    assert cliff.held("other processes").value == 0.0
+    with pytest.raises(ChannelUnavailableError, match="no caching allocator"):
+        cliff.held("allocator slack")
 
 
 def test_prediction_intervals_hold_the_truth():

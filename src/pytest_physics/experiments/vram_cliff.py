@@ -17,9 +17,9 @@ from typing import Any
 
 from pytest_physics.errors import InvalidMeasurement
 from pytest_physics.instrument import Instrument
-from pytest_physics.metrology.memory import MemoryPoint, ModelSizes, Outcome, bracket, classify, next_size
+from pytest_physics.metrology.memory import BytesFit, MemoryPoint, ModelSizes, Outcome, bracket, classify, fit_bytes, next_size
 from pytest_physics.metrology.uncertainty import Estimate, Recipe
-from pytest_physics.record.memory_recipes import PARTS, Search, point_of
+from pytest_physics.record.memory_recipes import HELD, PARTS, Search, point_of
 from pytest_physics.record.schema import ProbeRecord, SubjectRecord
 from pytest_physics.session import Session
 from pytest_physics.workloads.probers import Probe, Prober
@@ -29,7 +29,7 @@ PREDICTING = 6
 """Probes for the prediction, at most."""
 FIRST = {"context": 64, "batch": 1}
 """Smallest size that is probed on each axis."""
-SHARES = (0.12, 0.25, 0.5, 0.38)
+SHARES = (0.12, 0.3, 0.56, 0.53)
 """Shares of the capacity beyond what the smallest size takes, that the later probes aim at."""
 TOP_SHARE = SHARES[2]
 LARGEST_STEP = 16
@@ -111,6 +111,10 @@ class VramCliff:
         """Bytes that a batch and a context take: "all", or one of :data:`~pytest_physics.record.memory_recipes.PARTS`."""
         return self._of("bytes", part=part, batch=batch, context=context)
 
+    def held(self, part: str) -> Estimate:
+        """Bytes held beside the passes: "allocator slack" or "other processes"."""
+        return self._of("held", part=part)
+
 
 def run_vram_cliff(
     instrument: Instrument, session: Session, prober: Prober, *, axis: str = "context", other: int = 1, repeats: int = 2,
@@ -182,8 +186,8 @@ class _Probing:
             id=f"{self.search}.{len(self.session.probes(self.search)) + 1}", search=self.search, instrument=self.instrument.name,
             repeat=repeat, batch=answer.batch, context=answer.context, message=answer.message, peak_bytes=answer.peak_bytes,
             seconds=answer.seconds, capacity_bytes=answer.capacity_bytes, limited_by=self.prober.limited_by,
-            rounding_bytes=self.prober.rounding_bytes, foreign=dict(answer.foreign), t0_ns=t0_ns, t1_ns=t1_ns, test=self.session.test,
-            **fields,
+            rounding_bytes=self.prober.rounding_bytes, foreign=dict(answer.foreign), reserved_bytes=answer.reserved_bytes,
+            t0_ns=t0_ns, t1_ns=t1_ns, test=self.session.test, **fields,
         )  # fmt: skip
 
     def _require_alone(self) -> None:
@@ -222,25 +226,35 @@ class _Probing:
         """Size that should use ``share`` of the capacity beyond the first probe's; None where no new one is left."""
         known = sorted((self._size(p), float(p.peak_bytes or 0)) for p in points if p.outcome is Outcome.FITS)
         largest, first = known[-1][0], known[0]
-        wanted = 4.0 * first[0] if share is None else self._aimed(known, share)
+        wanted = 4.0 * first[0] if share is None else self._aimed(points, known, share)
         highest = min(LARGEST_STEP * largest, (self.ceiling or LARGEST_STEP * largest + 1) - 1)
         failed = [self._size(p) for p in points if p.outcome is not Outcome.FITS]
         if failed:
             highest = min(highest, min(failed) // 2)
-        size = max(1, min(round(wanted), highest))
+        size = max(1, min(round(min(wanted, highest)), highest))
         tried = {self._size(p) for p in points}
         if size not in tried:
             return size
         free = [s for s in (size - size // 4, size - size // 2, size + 1) if 1 <= s <= highest and s not in tried]
         return free[0] if free else None
 
-    def _aimed(self, known: list[tuple[int, float]], share: float) -> float:
-        """Along the last secant, in the square of the context where scores are kept."""
-        power = 2 if self.prober.subject.quadratic and self.axis == "context" else 1
+    def _aimed(self, points: list[MemoryPoint], known: list[tuple[int, float]], share: float) -> float:
+        """Where the fit so far has ``share`` of the room beyond the first probe; along the last secant while there is no fit."""
         (x0, y0), (x1, y1) = known[0], known[-1]
         target = y0 + share * (self.prober.capacity_bytes - y0)
-        rise = (y1 - y0) / max(1e-9, float(x1**power - x0**power))
-        return float((x0**power + (target - y0) / rise) ** (1 / power)) if rise > 0 else float(LARGEST_STEP * x1)
+        try:
+            return self._fit(points).limit(target, axis=self.axis, other=self.other)
+        except ValueError:
+            power = 2 if self.prober.subject.quadratic and self.axis == "context" else 1
+            rise = (y1 - y0) / max(1e-9, float(x1**power - x0**power))
+            return float((x0**power + (target - y0) / rise) ** (1 / power)) if rise > 0 else float(LARGEST_STEP * x1)
+
+    def _fit(self, points: list[MemoryPoint]) -> BytesFit:
+        subject = self.prober.subject
+        return fit_bytes(
+            points, kv_bytes_per_token=subject.sizes.kv_bytes_per_token, quadratic=subject.quadratic,
+            rounding_bytes=self.prober.rounding_bytes,
+        )  # fmt: skip
 
     # --- search ------------------------------------------------------------------------------------------------------
 
@@ -301,6 +315,9 @@ def _record_parts(cliff: VramCliff, search: Search, at: Mapping[str, str | int])
     ends = search.ends
     assert ends is not None  # noqa: S101 -- the caller checked
     batch, context = (search.other, ends[0]) if cliff.axis == "context" else (ends[0], search.other)
+    for part in HELD:
+        if part == "other processes" or any(probe.reserved_bytes is not None for probe in search.probes):
+            cliff.session.result(EXPERIMENT, f"bytes beside it: {part}", cliff.held(part), **at)
     for part in PARTS:
         estimate = cliff.needed(batch=batch, context=context, part=part)
         cliff.session.result(EXPERIMENT, f"bytes at the cliff: {part}", estimate, **{**at, "batch": batch, "context": context})

@@ -53,6 +53,8 @@ def _probe(run: RecordedRun, probe: ProbeRecord, earlier: list[ProbeRecord]) -> 
     yield from differences(f"{where}.outcome", probe.outcome == "ARCHITECTURE_LIMIT", beyond)
     yield from differences(f"{where}.message", bool(probe.message), probe.outcome != "FITS")
     yield from differences(f"{where}.peak_bytes", probe.peak_bytes is not None, probe.outcome == "FITS")
+    if probe.reserved_bytes is not None and probe.reserved_bytes < (probe.peak_bytes or 0):
+        yield Finding(where=f"{where}.reserved_bytes", problem=f"is {probe.reserved_bytes}, less than was allocated of it")
     instrument = run.instrument(probe.instrument)
     yield from _within_life(where, instrument, probe.t0_ns, probe.t1_ns)
     if is_twin(run, probe.instrument):
@@ -86,16 +88,18 @@ def _twin_probe(where: str, instrument: InstrumentRecord, probe: ProbeRecord) ->
     card = _twin(instrument).preset.card
     sizes, eager = sizes_of(probe.subject), probe.subject.attention == "eager"
     wanted = twin_memory.true_peak_bytes(sizes, batch=probe.batch, context=probe.context, eager=eager)
-    yield from differences(f"{where}.capacity_bytes", probe.capacity_bytes, card.memory_bytes - card.memory_reserved_bytes)
+    free_bytes = card.memory_bytes - card.memory_reserved_bytes - sum(probe.foreign.values())
+    yield from differences(f"{where}.capacity_bytes", probe.capacity_bytes, free_bytes)
     yield from differences(f"{where}.rounding_bytes", probe.rounding_bytes, twin_memory.rounding_bytes(sizes))
     if probe.outcome == "FITS":
         yield from differences(f"{where}.peak_bytes", probe.peak_bytes, wanted)
+        yield from differences(f"{where}.reserved_bytes", probe.reserved_bytes, None)
         lasted_ns, said_ns = probe.t1_ns - probe.t0_ns, (probe.seconds or 0.0) * 1e9
         if abs(lasted_ns - said_ns) > TIME_TOLERANCE_NS:
             yield Finding(where=f"{where}.seconds", problem=f"is {probe.seconds}, and the twin's clock moved by {lasted_ns} ns")
     if probe.outcome in {"FITS", "OUT_OF_MEMORY"}:
         room = probe.capacity_bytes + card.host_spill_bytes
-        yield from differences(f"{where}.outcome", probe.outcome == "OUT_OF_MEMORY", wanted + sum(probe.foreign.values()) > room)
+        yield from differences(f"{where}.outcome", probe.outcome == "OUT_OF_MEMORY", wanted > room)
 
 
 def _twin(instrument: InstrumentRecord) -> TwinDevice:

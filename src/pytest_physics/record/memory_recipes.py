@@ -46,10 +46,12 @@ Leaf = Callable[[Parameters, RunData], Estimate]
 Truth = Callable[[Parameters, RunData], Estimate | None]
 
 WELL_BELOW = 0.6
-"""A prediction may use probes up to this share of the capacity."""
+"""A prediction may use probes up to this share of the capacity beyond the weights: a large model leaves little of the whole."""
 MEMORY_LIMITS = frozenset({Outcome.OUT_OF_MEMORY, Outcome.SPILL, Outcome.KILLED})
 PARTS = ("weights", "cache", "activations", "workspace")
 """Where the bytes of a pass are: weights; key-value cache; activations, logits and scores; workspace and rounding."""
+HELD = ("allocator slack", "other processes")
+"""What is held beside a pass: by the allocator and not in use, and by others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +84,12 @@ class Search:
         return min(probe.capacity_bytes for probe in self.probes)
 
     @property
+    def well_below_bytes(self) -> float:
+        """Largest peak that a prediction may use."""
+        weights = min(self.sizes.weight_bytes, self.capacity_bytes)
+        return weights + WELL_BELOW * (self.capacity_bytes - weights)
+
+    @property
     def quadratic(self) -> bool:
         """Whether attention keeps its scores."""
         return self.probes[0].subject.attention == "eager"
@@ -93,11 +101,11 @@ class Search:
 
     def trend(self) -> TimeTrend | None:
         """Time before the cliff."""
-        return time_trend([p for p in self.predicting if (p.peak_bytes or 0) <= WELL_BELOW * self.capacity_bytes])
+        return time_trend([p for p in self.predicting if (p.peak_bytes or 0) <= self.well_below_bytes])
 
     def fit(self) -> BytesFit:
         """Bytes over batch and context; ``ValueError`` where the probes do not determine it."""
-        below = [p for p in self.predicting if (p.peak_bytes or math.inf) <= WELL_BELOW * self.capacity_bytes]
+        below = [p for p in self.predicting if (p.peak_bytes or math.inf) <= self.well_below_bytes]
         return fit_bytes(
             below, kv_bytes_per_token=self.sizes.kv_bytes_per_token, quadratic=self.quadratic, rounding_bytes=self.probes[0].rounding_bytes
         )
@@ -314,7 +322,10 @@ def _error_truth(parameters: Parameters, data: RunData) -> Estimate | None:
     if true is None:
         return None
     at = place(true.value + 0.5, axis=search.axis, other=search.other)
-    return Estimate.exact(search.fit().at(**at) / search.capacity_bytes - 1)
+    try:
+        return Estimate.exact(search.fit().at(**at) / search.capacity_bytes - 1)
+    except ValueError:  # the estimate was refused for the same reason, and says so
+        return None
 
 
 def _memory_ends(search: Search) -> tuple[int, int]:
@@ -366,6 +377,19 @@ def _part_bytes(search: Search, parameters: Parameters) -> Estimate:
         value=shown, unit="byte", components=_fit_components(search, fit, at, 1.0), quality=Quality.GOOD,
         provenance=Provenance.DERIVED, estimator="fit of bytes(batch, context)",
     )  # fmt: skip
+
+
+def _held_bytes(search: Search, parameters: Parameters) -> Estimate:
+    """Bytes held beside the passes: allocator slack at the largest probe that told it, other processes at their most."""
+    if parameters["part"] == "other processes":
+        most = max(sum(probe.foreign.values()) for probe in search.probes)
+        return Estimate(value=float(most), unit="byte", estimator="sum over processes, most of any probe")
+    told = [
+        (size_of(p), p.reserved_bytes - p.peak_bytes) for p in search.probes if p.reserved_bytes is not None and p.peak_bytes is not None
+    ]
+    if not told:
+        raise ChannelUnavailableError(f"no caching allocator took part in search '{search.id}': nothing is held that is not in use.")
+    return Estimate(value=float(max(told)[1]), unit="byte", estimator="reserved minus allocated, at their peaks")
 
 
 def _limited_by(search: Search, parameters: Parameters) -> Estimate:
@@ -480,6 +504,7 @@ MEMORY_LEAVES: dict[str, tuple[Leaf, Truth | None]] = {
     "memory.prediction_distance": (_searched(_prediction_distance), None),
     "memory.cache_per_token": (_searched(_cache_per_token), _cache_truth),
     "memory.bytes": (_searched(_part_bytes), None),
+    "memory.held": (_searched(_held_bytes), None),
     "memory.limited_by": (_searched(_limited_by), None),
     "memory.probes": (_searched(_probe_count), None),
     "memory.spread": (_searched(_spread), None),

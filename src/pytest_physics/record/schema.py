@@ -125,6 +125,38 @@ class InstrumentRecord(Record):
     thermal_trips: int = 0
 
 
+class JobRecord(Record):
+    """The place in a fleet at which a run ran, and whether it had its machine alone; asked of the engine at the start of the run."""
+
+    identity: str
+    """``<array>_<task>@<node>``."""
+    engine: Literal["slurm", "local"]
+    fleet: str = ""
+    """Id of the fleet that submitted it; empty for a job of the user's own."""
+    task: int | None = None
+    """Number of the task in that fleet."""
+    point: str = ""
+    """Name of the point of a sweep, or of the node of a fleet."""
+    job_id: str = ""
+    array_job_id: str = ""
+    array_task_id: str = ""
+    node: str
+    partition: str = ""
+    gres: str = ""
+    """Generic resources that the job asked for, as the engine writes them: ``gres:gpu:1``."""
+    oversubscribe: str = ""
+    """The engine's word for sharing the node: Slurm's ``NO`` is exclusive; empty where it did not answer."""
+    other_jobs: list[str] | None = None
+    """Other jobs that ran on the node at the start; None where the engine did not answer."""
+    visible_devices: str | None = None
+    """``CUDA_VISIBLE_DEVICES`` of the job; None where it is not set. Indices are renumbered per job: the UUIDs say which card it is."""
+    device_uuids: list[str] = Field(default_factory=list)
+    """Cards that NVML showed inside the job, with their UUIDs."""
+    engine_version: str = ""
+    problem: str = ""
+    """Why the engine could not say whether the node is shared; empty where it could."""
+
+
 class RunRecord(Record):
     """``run.json``: what ran, on what, when, with which settings, and how it ended."""
 
@@ -147,6 +179,10 @@ class RunRecord(Record):
     """How many windows, results and claims were recorded; at the end of the run, so that a dropped line is missed."""
     git: dict[str, str] = Field(default_factory=dict)
     environment: dict[str, str] = Field(default_factory=dict)
+    suite: dict[str, str] = Field(default_factory=dict)
+    """SHA-256, shortened, of each test file and conftest of the run, by its path as pytest was started; of equal suites runs are merged."""
+    job: JobRecord | None = None
+    """Its place in a fleet; None outside of jobs."""
 
 
 class WindowRecord(Record):
@@ -297,6 +333,37 @@ class ResultRecord(Record):
     test: str = ""
 
 
+class CorrectedClaimRecord(Record):
+    """One claim in ``correction.json``: the verdict as it was judged, and the one that stands."""
+
+    id: str
+    attempt: int
+    judged: Verdict
+    """Verdict of the claim by itself, as in ``claims.jsonl``."""
+    judged_reason: str
+    verdict: Verdict
+    """Verdict among all claims of the run."""
+    reason: str
+    p: float | None = None
+    """Two-sided probability of error of a verdict on this claim by itself; None for claims that no interval decided."""
+    p_adjusted: float | None = None
+    """The same among all claims; a verdict stands where it is at most 5 %."""
+    rank: int | None = None
+    level: float | None = None
+    """The share of 5 % at which this claim was judged."""
+    guard_band: float | None = None
+    """Expanded uncertainty for a coverage of 1 − ``level``, in the estimate's unit."""
+
+
+class CorrectionRecord(Record):
+    """``correction.json``: all claims of a run judged together, at its end."""
+
+    method: Literal["holm"]
+    family: int
+    """Number of claims that an interval decided, or could have: what the 5 % are shared among."""
+    claims: list[CorrectedClaimRecord]
+
+
 class ClaimRecord(Record):
     """One line of ``claims.jsonl``: a claim, how it ended, and everything needed to judge it again."""
 
@@ -324,6 +391,8 @@ class ClaimRecord(Record):
     requires: list[str] = Field(default_factory=list)
     evidence: list[str] = Field(default_factory=list)
     """Paths, with fragments, inside the run directory."""
+    correction: CorrectedClaimRecord | None = None
+    """Where all claims of the run were judged together, what that made of this one; never in ``claims.jsonl``, which came before."""
 
     @property
     def simulated(self) -> bool:
@@ -397,6 +466,8 @@ class ProbeRecord(Record):
     rounding_bytes: int
     foreign: dict[str, int] = Field(default_factory=dict)
     """Device memory of others, by "pid name"."""
+    reserved_bytes: int | None = None
+    """Most that the caching allocator held from the device; None where nothing caches, or the probe did not end well."""
     subject: SubjectRecord
     t0_ns: int
     t1_ns: int

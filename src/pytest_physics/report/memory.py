@@ -44,7 +44,7 @@ UNDERSTANDING = (
     "formula; activations and workspace are fitted to probes well below the limit, so the place where the stack crosses the capacity is "
     "a prediction: its 95 % interval is the shaded band. The solid line is where the search found the end. A limit of the architecture "
     "has no memory behind it: the stack stops below the capacity. On the right, a cliff of time: a driver that pages to the host reports "
-    "no error, and only the time per token shows it."
+    "no error, and only the time per token shows it. What other processes hold lies above the capacity: it was never there to be used."
 )
 
 
@@ -114,8 +114,12 @@ def _stack(ax: Axes, search: Search, end: float) -> None:
     layers: list[NDArray[np.float64]] = [weights / scale, workspace / scale, cache / scale, rest / scale]
     ax.stackplot(x, *layers, labels=["weights", "workspace", "key-value cache", "activations"], colors=list(svg.SERIES[:4]), alpha=0.55)
     ax.axhline(search.capacity_bytes / scale, color=svg.ALERT, linewidth=1.0, linestyle=(0, (4, 3)), label="capacity")
+    others = max(sum(probe.foreign.values()) for probe in search.probes)
+    if others:
+        ends = search.capacity_bytes / scale, (search.capacity_bytes + others) / scale
+        ax.axhspan(*ends, facecolor="none", edgecolor=svg.MUTED, linewidth=0.0, hatch="///", label="other processes")
     ax.set_title(f"Peak memory in {unit}")
-    top = max(search.capacity_bytes, float(total[-1])) / scale
+    top = max(search.capacity_bytes + others, float(total[-1])) / scale
     ax.set_ylim(0, 1.55 * top)  # room for the legend
 
 

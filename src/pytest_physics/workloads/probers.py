@@ -79,6 +79,8 @@ class Probe:
     capacity_bytes: int = 0
     foreign: Mapping[str, int] = field(default_factory=dict)
     """Device memory of others, before or after, by "pid name", in bytes."""
+    reserved_bytes: int | None = None
+    """Most that a caching allocator held from the device; None without one."""
 
 
 class Prober(Protocol):
@@ -165,7 +167,9 @@ class TwinProber:
     def probe(self, batch: int, context: int) -> Probe:
         """Allocate, run for as long as it takes, give everything back."""
         sizes = self.subject.sizes
-        answer = Probe(batch=batch, context=context, outcome=Outcome.FITS, capacity_bytes=self.capacity_bytes, foreign=self._foreign())
+        foreign = self._foreign()
+        room = self.capacity_bytes - sum(foreign.values())
+        answer = Probe(batch=batch, context=context, outcome=Outcome.FITS, capacity_bytes=room, foreign=foreign)
         if sizes.max_positions is not None and context > sizes.max_positions:
             return replace(answer, outcome=Outcome.ARCHITECTURE_LIMIT, message=_no_position(sizes.max_positions, context))
         wanted = twin_memory.true_peak_bytes(sizes, batch=batch, context=context, eager=self.subject.quadratic)
@@ -335,6 +339,7 @@ class ProcessProber:
             answer, outcome=Outcome(found["outcome"]), message=str(found.get("message", "")),
             peak_bytes=int(found["peak_bytes"]) if fits else None, seconds=float(found["seconds"]) if fits else None,
             capacity_bytes=self.capacity_bytes, foreign={**before, **self._foreign(self._process.pid or 0)},
+            reserved_bytes=int(found["reserved_bytes"]) if fits and "reserved_bytes" in found else None,
         )  # fmt: skip
 
     def close(self) -> None:
