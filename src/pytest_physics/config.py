@@ -14,12 +14,13 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Iterator, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pytest_physics.errors import ConfigurationError, nearest_name
+from pytest_physics.errors import ConfigurationError, nearest
 
 Profile = Literal["quick", "standard", "publish"]
 PROFILES: tuple[str, ...] = get_args(Profile)
@@ -87,6 +88,8 @@ class SoakSettings(Section):
     """The load is stopped at this temperature …"""
     resume_c: float = Field(default=80.0, gt=0)
     """… and may go on below this one."""
+    rhythm_s: float = Field(default=25.0, ge=0)
+    """Longest time in which a sweep runs in its own rhythm before it is measured: a soaked card cools where its work pauses."""
 
     @model_validator(mode="after")
     def _resume_below_trip(self) -> Self:
@@ -107,11 +110,18 @@ class HostSettings(Section):
     """Largest relative change of the canary between before and after."""
 
 
+class ClaimSettings(Section):
+    """How claims are judged."""
+
+    correction: Literal["none", "holm"] = "none"
+    """``none``: each claim by itself, wrong in at most 5 % of runs. ``holm``: any claim of the run wrong in at most 5 % of runs."""
+
+
 class ExperimentSettings(Section):
     """Durations and repetitions of the experiments in ``bench/``."""
 
-    repetitions: int = Field(default=11, ge=3)
-    """Repetitions of each arm."""
+    repetitions: int = Field(default=12, ge=3)
+    """Repetitions of each arm; an even number makes whole pairs of blocks, forwards and backwards."""
     window_s: float = Field(default=1.2, gt=0)
     """Target length of one energy window on a GPU."""
     latency_s: float = Field(default=0.02, gt=0)
@@ -121,6 +131,109 @@ class ExperimentSettings(Section):
     batches: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 2, 4, 8, 16), min_length=1)
     prompt_tokens: int = Field(default=32, ge=1)
     new_tokens: int = Field(default=16, ge=1)
+    max_latency_s: float = Field(default=0.05, gt=0)
+    """Longest step of decoding among which the best batch is chosen: 50 ms is 20 tokens per second, faster than people read."""
+    max_temperature_apart_c: float = Field(default=3.0, gt=0)
+    """Largest difference of the mean temperatures at which compared arms start: at 0.3 % of the power per °C it moves energies by 0.9 %."""
+    max_temperature_drift_c: float = Field(default=5.0, gt=0)
+    """Largest change of that temperature over a sweep on a soaked device; blocks forwards and backwards take its linear part out."""
+
+
+class PriceSettings(Section):
+    """What a kilowatt hour costs, in money and in carbon: never assumed, and worth nothing without its source and date."""
+
+    electricity_per_kwh: float | None = Field(default=None, gt=0)
+    """Price of one kilowatt hour."""
+    currency: str | None = Field(default=None, pattern="^[A-Z]{3}$")
+    """Of that price, in three letters (ISO 4217): ``EUR``."""
+    electricity_source: str | None = Field(default=None, min_length=1)
+    """Who states the price: a tariff, a contract, a statistic."""
+    electricity_date: date | None = None
+    """When it was valid."""
+    carbon_g_per_kwh: float | None = Field(default=None, ge=0)
+    """Carbon dioxide equivalent of one kilowatt hour, in grams."""
+    carbon_source: str | None = Field(default=None, min_length=1)
+    """Who states the intensity."""
+    carbon_date: date | None = None
+    """When it was valid."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        for number, *words in (
+            ("electricity_per_kwh", "currency", "electricity_source", "electricity_date"),
+            ("carbon_g_per_kwh", "carbon_source", "carbon_date"),
+        ):
+            given = [name for name in (number, *words) if getattr(self, name) is not None]
+            missing = [name for name in (number, *words) if name not in given]
+            if given and missing:
+                raise ValueError(f"'{given[0]}' needs {', '.join(repr(name) for name in missing)} beside it")
+        return self
+
+
+class StressSettings(Section):
+    """Durations and sizes of the stress study: matrix, sustained load, ramps of temperature, roofs."""
+
+    contexts: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(128, 512), min_length=1)
+    """Prompt lengths of the matrix on a GPU, in tokens."""
+    batches: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 8, 64), min_length=1)
+    """Batches of the matrix on a GPU."""
+    repetitions: int = Field(default=3, ge=3)
+    """Decodes of each arm of the matrix."""
+    sustain_s: float = Field(default=20.0, gt=0)
+    """Length of each sustained load on a GPU."""
+    ramp_s: float = Field(default=30.0, gt=0)
+    """Length of one ramp of the load, up and down."""
+    ramp_cycles: int = Field(default=2, ge=2)
+    """Ramps that are evaluated; one more comes first, because it starts cold."""
+    kernel_s: float = Field(default=0.05, gt=0)
+    """Target length of one window of copies or matrix products on a GPU; on a CPU it is ``experiment.latency_s``."""
+    kernel_repetitions: int = Field(default=15, ge=3)
+    host_contexts: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(32,), min_length=1)
+    """Prompt lengths of the matrix on a CPU."""
+    host_batches: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(2,), min_length=1)
+    """Batches of the matrix on a CPU."""
+    host_repetitions: int = Field(default=3, ge=3)
+    """Decodes of each arm of the matrix on a CPU."""
+    host_sustain_s: float = Field(default=1.0, gt=0)
+    """Length of each sustained load on a CPU."""
+
+
+class RoutingSettings(Section):
+    """Size of the routing sweep and of its small language model."""
+
+    field: str = "published-warming"
+    """Thermal field of the experts: a name from ``metrology.thermal_field.FIELDS``."""
+    gates: int = Field(default=12, ge=2)
+    """Seeded gates; fewer than 12 make every claim INVALID."""
+    lambdas_per_j: tuple[Annotated[float, Field(ge=0)], ...] = Field(default=(0.0, 0.1, 0.2, 0.5, 1.0), min_length=2)
+    """λ in 1/J per slot; 0 is each router's paired control."""
+    lambda_unit: Literal["1/J"] = "1/J"
+    """Said, so that a file that means another unit is refused and not misread."""
+    sequences: int = Field(default=4, ge=1)
+    """Sequences of 64 tokens in a batch."""
+    features: int = Field(default=64, ge=8)
+    """Width of the gates' inputs."""
+    batches: int = Field(default=60, ge=12)
+    """Batches of each point; the first half is for settling."""
+    block: int = Field(default=3, ge=1)
+    """Batches that share a row of the record."""
+    points: tuple[str, ...] = ()
+    """Points to run, as ``router@λ#gate``; empty runs all. One job of an array runs some, ``pytest-physics routing merge`` joins them."""
+    model_seeds: int = Field(default=3, ge=2)
+    """Seeds of the small language model."""
+    model_steps: int = Field(default=40, ge=1)
+    """Training steps of each."""
+    model_lambdas_per_j: tuple[Annotated[float, Field(ge=0)], ...] = Field(default=(0.0, 1.0), min_length=2)
+    """λ of the language model, in 1/J per slot."""
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        for name, lambdas in (("lambdas_per_j", self.lambdas_per_j), ("model_lambdas_per_j", self.model_lambdas_per_j)):
+            if 0.0 not in lambdas or len(set(lambdas)) != len(lambdas):
+                raise ValueError(f"'{name}' must hold 0, the paired control, and each λ once (got {list(lambdas)})")
+        if self.batches % self.block or self.batches // self.block < 12:
+            raise ValueError(f"'batches' must be a multiple of 'block', and at least 12 of them (got {self.batches} and {self.block})")
+        return self
 
 
 class Settings(Section):
@@ -138,7 +251,11 @@ class Settings(Section):
     sensor: SensorSettings = SensorSettings()
     soak: SoakSettings = SoakSettings()
     host: HostSettings = HostSettings()
+    claims: ClaimSettings = ClaimSettings()
     experiment: ExperimentSettings = ExperimentSettings()
+    prices: PriceSettings = PriceSettings()
+    stress: StressSettings = StressSettings()
+    routing: RoutingSettings = RoutingSettings()
 
     def digest(self) -> str:
         """SHA-256 over all settings."""
@@ -150,9 +267,21 @@ PROFILE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "standard": {
         "baseline": {"settle_s": 10.0, "duration_s": 30.0},
         "sensor": {"levels_s": 5.0, "counter_s": 120.0},
-        "soak": {"budget_s": 600.0},
+        "soak": {"budget_s": 600.0, "rhythm_s": 300.0},
+        "stress": {
+            "repetitions": 5,
+            "sustain_s": 180.0,
+            "ramp_s": 120.0,
+            "ramp_cycles": 12,
+            "kernel_s": 0.2,
+            "host_contexts": (64, 512),
+            "host_batches": (1, 8),
+            "host_repetitions": 5,
+            "host_sustain_s": 60.0,
+        },
+        "routing": {"sequences": 8, "features": 256, "batches": 120, "block": 5, "model_seeds": 4, "model_steps": 150},
         "experiment": {
-            "repetitions": 15,
+            "repetitions": 16,
             "window_s": 2.0,
             "latency_s": 0.1,
             "model": "gpt2",
@@ -163,9 +292,29 @@ PROFILE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "publish": {
         "baseline": {"settle_s": 60.0, "duration_s": 120.0},
         "sensor": {"levels_s": 10.0, "counter_s": 300.0},
-        "soak": {"budget_s": 1800.0},
+        "soak": {"budget_s": 1800.0, "rhythm_s": 600.0},
+        "stress": {
+            "repetitions": 5,
+            "sustain_s": 600.0,
+            "ramp_s": 120.0,
+            "ramp_cycles": 12,
+            "kernel_s": 0.5,
+            "host_contexts": (64, 512),
+            "host_batches": (1, 8),
+            "host_repetitions": 5,
+            "host_sustain_s": 300.0,
+        },
+        "routing": {
+            "sequences": 8,
+            "features": 256,
+            "batches": 120,
+            "block": 5,
+            "model_seeds": 6,
+            "model_steps": 500,
+            "model_lambdas_per_j": (0.0, 0.5, 1.0),
+        },
         "experiment": {
-            "repetitions": 25,
+            "repetitions": 26,
             "window_s": 5.0,
             "latency_s": 0.25,
             "model": "gpt2",
@@ -176,7 +325,10 @@ PROFILE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 """What each profile changes; ``quick`` is the default of every field."""
 
-VIRTUAL_TIME_DEFAULTS: Mapping[str, Any] = {name: PROFILE_DEFAULTS["publish"][name] for name in ("baseline", "sensor", "soak")}
+VIRTUAL_TIME_DEFAULTS: Mapping[str, Any] = {
+    **{name: PROFILE_DEFAULTS["publish"][name] for name in ("baseline", "sensor", "soak")},
+    "stress": {name: value for name, value in PROFILE_DEFAULTS["publish"]["stress"].items() if not name.startswith("host_")},
+}
 """On a virtual clock waiting costs nothing: whatever the profile, nothing is shortened there."""
 
 
@@ -227,12 +379,6 @@ def load_settings(
 
 def _given(values: Mapping[str, Any] | None) -> dict[str, Any]:
     return {key: value for key, value in (values or {}).items() if value is not None}
-
-
-def nearest(word: str, known: tuple[str, ...] | list[str]) -> str:
-    """`` (did you mean 'x'?)`` for a close match, else nothing."""
-    match = nearest_name(word, known, cutoff=0.4)
-    return f" (did you mean {match!r}?)" if match else ""
 
 
 def _file_data(root: Path, file: Path | None) -> tuple[dict[str, Any], str]:

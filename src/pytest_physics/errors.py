@@ -34,6 +34,10 @@ class ChannelUnavailableError(PhysicsError):
         self.channel = channel
 
 
+class ArmNotTestedError(ChannelUnavailableError):
+    """An arm of a sweep cannot run on this rig, such as a batch that does not fit; a claim that needs it is NOT_TESTED."""
+
+
 class ClockMismatchError(PhysicsError):
     """Two series with different clocks were to be joined."""
 
@@ -62,7 +66,19 @@ class InconclusiveMeasurement(Exception):  # noqa: N818 -- it is a verdict
     """The gates are green and the interval straddles the limit."""
 
 
-def nearest_name(word: str, known: Iterable[str], *, cutoff: float = 0.0) -> str | None:
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for a close match, else nothing: a wild guess would be noise.
+
+    >>> nearest("twim", ["twin", "nvml"])
+    " (did you mean 'twin'?)"
+    >>> nearest("abacus", ["twin", "nvml"])
+    ''
+    """
+    match = nearest_name(word, known)
+    return f" (did you mean {match!r}?)" if match else ""
+
+
+def nearest_name(word: str, known: Iterable[str], *, cutoff: float = 0.4) -> str | None:
     """The known name that was probably meant: one that begins like ``word``, else the most similar; None below ``cutoff``.
 
     >>> nearest_name("rtx4080", ["rtx3090", "rtx4080-laptop"])

@@ -20,7 +20,7 @@ from typing import TypeVar
 import pytest
 
 from pytest_physics.claims import ClaimStatement, slug
-from pytest_physics.config import nearest
+from pytest_physics.errors import nearest
 from pytest_physics.devices.base import CHANNELS
 
 INSTRUMENTS = ("gpu", "cpu")
@@ -46,6 +46,14 @@ class EnergyBudget:
     joules: float
     instrument: str
     net: bool
+    per: str | None = None
+    """Work of which the budget is for one, in the singular: "token"; None for the whole test."""
+
+    @property
+    def sentence(self) -> str:
+        """What the budget claims, for a test that does not say it itself."""
+        each = f" per {self.per}" if self.per else ""
+        return f"takes at most {self.joules:g} J{each} ({'net' if self.net else 'gross'} energy of '{self.instrument}')"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,15 +92,17 @@ def needs(*channels: str) -> tuple[str, ...]:
     return channels
 
 
-def energy_budget(joules: float, *, instrument: str = "gpu", net: bool = False) -> EnergyBudget:
+def energy_budget(joules: float, *, instrument: str = "gpu", net: bool = False, per: str | None = None) -> EnergyBudget:
     """Signature of the energy_budget marker."""
+    if per is not None and not str(per).isidentifier():
+        raise ValueError(f"'per' must name counted work, such as 'token' (got {per!r})")
     if not (math.isfinite(joules) and joules > 0):
         raise ValueError(f"'joules' must be > 0 and finite (got {joules})")
     if instrument not in INSTRUMENTS:
         raise ValueError(
             f"there is no instrument {instrument!r}{nearest(str(instrument), INSTRUMENTS)}; choose one of {', '.join(INSTRUMENTS)}"
         )
-    return EnergyBudget(joules=float(joules), instrument=instrument, net=bool(net))
+    return EnergyBudget(joules=float(joules), instrument=instrument, net=bool(net), per=per)
 
 
 def vram_budget(gib: float, *, instrument: str = "gpu") -> VramBudget:
@@ -182,11 +192,18 @@ def _statement(item: pytest.Item, claim_id: str) -> ClaimStatement:
     file, line, _ = item.location
     return ClaimStatement(
         id=claim_id,
-        statement=arguments.statement or documentation or item.name.removeprefix("test_").replace("_", " "),
+        statement=arguments.statement or documentation or _default_statement(item),
         test=item.nodeid,
         source=f"{file}:{(line or 0) + 1}",
         requires=arguments.requires,
     )
+
+
+def _default_statement(item: pytest.Item) -> str:
+    """The test's name in words, and its budget where it has one."""
+    name = item.name.removeprefix("test_").replace("_", " ")
+    budget = energy_budget_of(item)
+    return f"{name} {budget.sentence}" if budget else name
 
 
 def _read(marker: pytest.Mark, item: pytest.Item, signature: Callable[..., _Parsed], example: str) -> _Parsed:

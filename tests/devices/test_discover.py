@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import types
@@ -61,16 +62,16 @@ def test_a_device_is_named_by_kind_and_selector(presets, text, kind, parameters)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nvm", "no device kind 'nvm'; did you mean 'nvml'"),
-        ("cuda", "Devices are auto, nvml"),
+        ("nvm", "no device kind 'nvm' (did you mean 'nvml'"),
+        ("cuda", "devices are auto, nvml"),
         ("", "no device kind ''"),
         ("tvin", "did you mean 'twin'"),
         ("repaly:x", "did you mean 'replay'"),
-        ("nvml:-1", "'nvml:-1' names no GPU.*an index"),
+        ("nvml:-1", "'nvml:-1' names no GPU: after 'nvml:' comes an index"),
         ("nvml:first", "names no GPU"),
         ("nvml:", "no device after the colon"),
         ("nvml:²", "names no GPU"),
-        ("twin:h100", "no twin preset 'h100'; did you mean 'h100-pcie'"),
+        ("twin:h100", "no twin preset 'h100' (did you mean 'h100-pcie'"),
         ("cpu:0", "'cpu' takes no selector"),
         ("auto:1", "'auto' takes no selector"),
         ("replay", "replay:PATH"),
@@ -79,7 +80,7 @@ def test_a_device_is_named_by_kind_and_selector(presets, text, kind, parameters)
 )
 def test_what_cannot_be_meant_names_the_nearest_that_can(presets, text, message):
     """Typing errors end with a suggestion, not with another device."""
-    with pytest.raises(ConfigurationError, match=message):
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
         parse_device(text)
 
 

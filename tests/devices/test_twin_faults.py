@@ -155,7 +155,7 @@ class TestFaultsThatHappen:
 class TestConfiguration:
     def test_unknown_kind_names_the_nearest(self):
         """A typing error is answered with the kind that was meant."""
-        with pytest.raises(ConfigurationError, match="unknown kind of fault 'read_eror': did you mean 'read_error'"):
+        with pytest.raises(ConfigurationError, match=r"unknown kind of fault 'read_eror' \(did you mean 'read_error'"):
             Fault(kind="read_eror")
 
     @pytest.mark.parametrize(

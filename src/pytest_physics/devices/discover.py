@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from pytest_physics.devices.base import READ_OK, Device, DeviceSpec
 from pytest_physics.devices.nvml import library
-from pytest_physics.errors import ConfigurationError, DeviceUnavailableError, nearest_name
+from pytest_physics.errors import ConfigurationError, DeviceUnavailableError, nearest
 
 AUTO = "auto"
 KINDS = ("nvml", "cpu", "twin", "replay")
@@ -97,7 +97,7 @@ def choose_devices(text: str) -> DeviceChoice:
         raise ConfigurationError(f"'auto' takes no selector (got '{text}'); name a device: {_FORMS}.")
     if kind not in KINDS:
         raise ConfigurationError(
-            f"There is no device kind '{kind}'; did you mean '{nearest_name(kind, (AUTO, *KINDS))}'? Devices are {_FORMS}."
+            f"There is no device kind '{kind}'{nearest(kind, (AUTO, *KINDS))}; devices are {_FORMS}."
         )
     if colon and not selector:
         raise ConfigurationError(f"'{text}' names no device after the colon; devices are {_FORMS}.")
@@ -114,7 +114,7 @@ def parse_device(text: str) -> tuple[DeviceSpec, ...]:
 def open_device(spec: DeviceSpec) -> Device:
     """Open any device, importing only its own module."""
     if spec.kind not in KINDS:
-        raise ConfigurationError(f"There is no device kind '{spec.kind}'; did you mean '{nearest_name(spec.kind, KINDS)}'?")
+        raise ConfigurationError(f"There is no device kind '{spec.kind}'{nearest(spec.kind, KINDS)}; kinds are {', '.join(KINDS)}.")
     module = importlib.import_module(f"pytest_physics.devices.{spec.kind}")
     return cast("Device", module.open_device(spec))
 
@@ -155,7 +155,7 @@ def _twin_parameters(selector: str) -> Mapping[str, Any]:
     presets = tuple(importlib.import_module("pytest_physics.devices.twin").PRESETS)
     if preset not in presets:
         raise ConfigurationError(
-            f"There is no twin preset '{preset}'; did you mean '{nearest_name(preset, presets)}'? Presets are {', '.join(presets)}."
+            f"There is no twin preset '{preset}'{nearest(preset, presets)}; presets are {', '.join(presets)}."
         )
     return {"preset": preset}
 

@@ -26,7 +26,7 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_physics.clock import Clock, RealClock
-from pytest_physics.devices.base import CHANNELS, READ_OK, Channel, DeviceSpec, Fingerprint, ReadingKind, benchmark_pid
+from pytest_physics.devices.base import CHANNELS, READ_OK, Channel, DeviceSpec, DriverSamples, Fingerprint, ReadingKind, benchmark_pid
 from pytest_physics.devices.nvml.library import (
     FUNCTION_NOT_FOUND,
     GPU_IS_LOST,
@@ -52,13 +52,15 @@ from pytest_physics.devices.nvml.quantities import (
     FIELDS,
     MODULE_POWER_FIELD,
     POWER_FIELD,
+    POWER_SAMPLES,
     PROCESS_FUNCTIONS,
     Call,
     Field,
     field_value,
     number,
+    power_samples,
 )
-from pytest_physics.errors import ConfigurationError, DeviceUnavailableError, nearest_name
+from pytest_physics.errors import ConfigurationError, DeviceUnavailableError, nearest
 from pytest_physics.metrology.quality import Provenance
 from pytest_physics.metrology.response import SensorModel
 
@@ -282,6 +284,17 @@ class NvmlDevice:
             values[self._process_place], codes[self._process_place] = self._processes.read()
         return values, codes
 
+    def driver_samples(self) -> Sequence[DriverSamples]:
+        """The driver's ring of power samples (``nvmlDeviceGetSamples``, typically 119 of them); none for a card without ``power_w``."""
+        if self._closed:
+            raise DeviceUnavailableError(f"{self._name} was closed; open it again before reading.")
+        if "power_w" not in self._found:
+            return ()
+        answer, code = attempt("nvmlDeviceGetSamples", self._handle, POWER_SAMPLES, 0)
+        if code != READ_OK:
+            return (DriverSamples(channel="power_w", code=code),)
+        return (power_samples(*answer),)
+
     def _read_fields(self, values: list[float], codes: list[int]) -> None:
         answers, code = attempt("nvmlDeviceGetFieldValues", self._handle, self._field_list)
         self._lost = code == GPU_IS_LOST
@@ -330,8 +343,7 @@ def _branch(driver: str) -> int:
 def _checked(spec: DeviceSpec) -> Mapping[str, Any]:
     for key in spec.parameters:
         if key not in _PARAMETERS:
-            nearest = nearest_name(key, _PARAMETERS)
-            raise ConfigurationError(f"An nvml device has no parameter '{key}'; did you mean '{nearest}'? It has {', '.join(_PARAMETERS)}.")
+            raise ConfigurationError(f"An nvml device has no parameter '{key}'{nearest(key, _PARAMETERS)}; it has {', '.join(_PARAMETERS)}.")
     chosen = [key for key in SELECTORS if key in spec.parameters]
     if len(chosen) > 1:
         raise ConfigurationError(f"An nvml device is named by one of {', '.join(SELECTORS)} (got {' and '.join(chosen)}).")

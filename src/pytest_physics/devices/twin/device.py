@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pytest_physics.clock import NS_PER_S, VirtualClock
-from pytest_physics.devices.base import SAMPLING_SHARE, Channel, DeviceSpec, Fingerprint, ReadingKind
+from pytest_physics.devices.base import READ_OK, SAMPLING_SHARE, Channel, DeviceSpec, DriverSamples, Fingerprint, ReadingKind
 from pytest_physics.devices.twin.draws import truncated_normal, uniform
-from pytest_physics.devices.twin.faults import Fault, latched, nearest, spoil
+from pytest_physics.devices.twin.faults import GPU_IS_LOST, Fault, latched, spoil, unknown
 from pytest_physics.devices.twin.physics import IDLE, Physics, TwinLoad
-from pytest_physics.devices.twin.presets import DEFAULT_PRESET, PRESETS, SensorDesign, TwinPreset
+from pytest_physics.devices.twin.presets import DEFAULT_PRESET, PRESETS, RING, SensorDesign, TwinPreset
 from pytest_physics.devices.twin.sensor import (
     COUNTER_QUANTUM_J,
     UTILISATION_QUANTUM,
@@ -41,6 +41,8 @@ from pytest_physics.metrology.response import SensorModel
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
+BUFFER_EPOCH_US = 1_700_000_000_000_000
+"""The driver's timestamps are of the wall's clock: what the twin's begins at."""
 LARGEST_START_J = 1e5
 """The energy counter has run since the driver was loaded: it starts below this value."""
 
@@ -85,7 +87,7 @@ class TwinDevice:
         clock: VirtualClock | None = None,
     ) -> None:
         if preset not in PRESETS:
-            raise nearest(preset, PRESETS, what="twin preset")
+            raise unknown(preset, PRESETS, what="twin preset")
         self.preset = _overridden(PRESETS[preset], overrides or {})
         self.seed = seed
         self.faults = tuple(faults)
@@ -223,6 +225,23 @@ class TwinDevice:
         names = tuple(self._readers)
         spoil(self.faults, t, values, errors, channels=names, origin_ns=self._origin_ns, seed=self.seed)
         return values, errors
+
+    def driver_samples(self) -> Sequence[DriverSamples]:
+        """The driver's ring of power samples; none for a preset without one. Its timestamps are of another clock, as real ones are."""
+        every, now_ns = self.preset.buffer_updates, self.clock.now_ns()
+        if every is None or "power_w" not in self._readers:
+            return ()
+        self._require_past(np.array([now_ns]))
+        if any(fault.kind == "lost" and fault.covers(now_ns, self._origin_ns) for fault in self.faults):
+            return (DriverSamples(channel="power_w", code=GPU_IS_LOST),)
+        own = self._power.comb
+        ring = own if every == 1 else dataclasses.replace(own, period_ns=every * own.period_ns, stream="buffer")
+        (latest,), _ = ring.latest(np.array([now_ns]))
+        t_ns = ring.time(np.arange(latest - RING + 1, latest + 1))
+        t_ns = t_ns[t_ns >= self._origin_ns]
+        values = self._power.read(t_ns.astype(np.int64))
+        stamps = tuple(BUFFER_EPOCH_US + int(t) // 1000 for t in t_ns.tolist())
+        return (DriverSamples(channel="power_w", code=READ_OK, timestamp_us=stamps, values=tuple(values.tolist())),)
 
     def read(self) -> tuple[list[float], list[int]]:
         """Readings now."""
@@ -381,7 +400,7 @@ def open_device(spec: DeviceSpec, *, clock: VirtualClock | None = None) -> TwinD
     known = ("preset", "seed", "faults", "overrides")
     for key in spec.parameters:
         if key not in known:
-            raise nearest(key, known, what="parameter of a twin")
+            raise unknown(key, known, what="parameter of a twin")
     faults = tuple(Fault.from_json(fault) for fault in spec.parameters.get("faults", ()))
     return TwinDevice(
         str(spec.parameters.get("preset", DEFAULT_PRESET)), seed=int(spec.parameters.get("seed", 0)), faults=faults,
@@ -403,7 +422,7 @@ def _overridden(preset: TwinPreset, overrides: Mapping[str, Any]) -> TwinPreset:
 def _replaced(part: Any, names: Sequence[str], value: Any, path: str) -> Any:  # noqa: ANN401 -- any dataclass of a preset
     known = [field.name for field in dataclasses.fields(part)] if dataclasses.is_dataclass(part) else []
     if names[0] not in known:
-        raise nearest(names[0], known, what=f"twin parameter in '{path}':")
+        raise unknown(names[0], known, what=f"twin parameter in '{path}':")
     if len(names) > 1:
         value = _replaced(getattr(part, names[0]), names[1:], value, path)
     try:

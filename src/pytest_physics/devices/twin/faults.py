@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pytest_physics.devices.base import CHANNELS, ERROR_OTHER
 from pytest_physics.devices.twin.draws import uniform
-from pytest_physics.errors import ConfigurationError, nearest_name
+from pytest_physics.errors import ConfigurationError, nearest
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -57,12 +57,10 @@ FAULT_KINDS: Mapping[str, FaultKind] = {
 """Every kind of fault."""
 
 
-def nearest(word: str, known: Iterable[str], *, what: str) -> ConfigurationError:
+def unknown(word: str, known: Iterable[str], *, what: str) -> ConfigurationError:
     """The error for an unknown ``word``, naming the nearest known one."""
     names = sorted(known)
-    near = nearest_name(word, names)
-    hint = f"did you mean '{near}'? " if near else ""
-    return ConfigurationError(f"unknown {what} '{word}': {hint}Known: {', '.join(names) or 'none'}.")
+    return ConfigurationError(f"unknown {what} '{word}'{nearest(word, names)}; known: {', '.join(names) or 'none'}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +79,7 @@ class Fault:
     def __post_init__(self) -> None:
         """Refuse what would be ignored."""
         if self.kind not in FAULT_KINDS:
-            raise nearest(self.kind, FAULT_KINDS, what="kind of fault")
+            raise unknown(self.kind, FAULT_KINDS, what="kind of fault")
         kind = FAULT_KINDS[self.kind]
         if not 0 <= self.start_s < self.stop_s:
             raise ConfigurationError(f"fault '{self.kind}' must have 0 <= start_s < stop_s (got {self.start_s} and {self.stop_s}).")
@@ -96,7 +94,7 @@ class Fault:
             raise ConfigurationError(f"fault '{self.kind}' takes no value (got {self.value!r}).")
         if isinstance(kind.value, str):
             if self.channel not in CHANNELS:
-                raise nearest(self.channel, CHANNELS, what="channel")
+                raise unknown(self.channel, CHANNELS, what="channel")
         elif kind.value is not None and (isinstance(self.value, str) or not kind.limits[0] <= self.number <= kind.limits[1]):
             raise ConfigurationError(f"'value' of fault '{self.kind}' must be a number within {kind.limits} (got {self.value!r}).")
 
@@ -138,7 +136,7 @@ class Fault:
         """Inverse of :meth:`to_json`."""
         for key in data:
             if key not in {"kind", "start_s", "stop_s", "value"}:
-                raise nearest(key, ("kind", "start_s", "stop_s", "value"), what="key of a fault")
+                raise unknown(key, ("kind", "start_s", "stop_s", "value"), what="key of a fault")
         if "kind" not in data:
             raise ConfigurationError(f"a fault needs a 'kind': one of {', '.join(FAULT_KINDS)} (got {dict(data)}).")
         return cls(**data)
