@@ -1,0 +1,166 @@
+"""``pytest-physics import rle``: run directories that verify, replay, and show what is wrong with the recording."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rle_recordings import JOINT, file
+from typer.testing import CliRunner
+
+from pytest_physics.cli import app
+from pytest_physics.config import Settings
+from pytest_physics.devices.discover import choose_devices, open_device
+from pytest_physics.errors import RecordError
+from pytest_physics.metrology.coupling import align, couple
+from pytest_physics.record.data import RecordedRun
+from pytest_physics.record.rle_import import STEPS_TABLE, grid, import_rle
+from pytest_physics.record.verify import verify_run
+from pytest_physics.session import Plan
+
+
+def imported(tmp_path, *files):
+    found = import_rle(files, tmp_path / "runs", settings=Settings())
+    assert all(verify_run(run.path).passed for run in found.runs), [verify_run(run.path).findings for run in found.runs]
+    return found
+
+
+@pytest.fixture
+def joint(tmp_path):
+    """One joint session with its log."""
+    found = imported(tmp_path, file(f"joint_sessions/{JOINT[0]}/rle_data_*.csv"), file(f"joint_sessions/{JOINT[0]}/training_log_*.json"))
+    return RecordedRun(found.runs[0].path)
+
+
+def gates(run, channel):
+    results = [json.loads(line) for line in (run.reader.path / "results.jsonl").read_text().splitlines()]
+    found = next(
+        result for result in results if result["coordinates"].get("channel") == channel and result["coordinates"]["instrument"] == "cpu"
+    )
+    return found["estimate"], {gate["name"]: gate for gate in found["gates"]}
+
+
+def test_a_joint_session_becomes_a_run_that_verifies(joint):
+    """Two instruments, 180 rows each, 200 steps on the same clock, the logged index beside them."""
+    assert [len(joint.trace(name)) for name in ("cpu", "gpu")] == [180, 180]
+    steps = joint.table(STEPS_TABLE)
+    assert len(steps) == 200
+    assert set(steps.dtype.names) == {"t_ns", "step", "loss", "grad_norm", "learning_rate"}
+    assert joint.trace("gpu").t_ns[0] < steps["t_ns"][0] < steps["t_ns"][-1] < joint.trace("gpu").t_ns[-1]
+    assert joint.table("logged-cpu-1")["collapse"].sum() > 10
+
+
+def test_the_imported_run_gives_the_same_verdict(joint):
+    """All analyses run on it: the published coupling of the session is not supported."""
+    steps, trace = joint.table(STEPS_TABLE), joint.trace("gpu")
+    logged = joint.table("logged-gpu-1")["rle_smoothed"]
+    found = couple(align(steps["t_ns"] / 1e9, {"grad": steps["grad_norm"]}, trace.t_ns / 1e9, {"rle": logged}), "grad", "rle")
+    assert not found.supported
+    assert found.analyses["as measured"].pearson.n_eff == pytest.approx(39.3, abs=0.2)
+
+
+def test_constants_are_gates_and_assumed(joint):
+    """50 °C is a failed gate of the mean temperature, and its provenance says that it was never measured."""
+    estimate, found = gates(joint, "temperature_c")
+    assert estimate["provenance"] == "assumed"
+    assert not found["constant channel"]["passed"]
+    utilisation, passing = gates(joint, "utilisation_cpu_ratio")
+    assert utilisation["provenance"] == "stale"
+    assert passing["constant channel"]["passed"]
+    channel = next(c for c in joint.reader.run.instruments["cpu"].channels if c.name == "temperature_c")
+    assert channel.provenance == "assumed"
+
+
+def test_the_logged_index_is_recomputed_in_the_run(joint):
+    """rle/v2 from the trace, largest difference over seven columns."""
+    results = [json.loads(line) for line in (joint.reader.path / "results.jsonl").read_text().splitlines()]
+    differences = [r["estimate"]["value"] for r in results if r["quantity"].startswith("largest difference")]
+    assert len(differences) == 2
+    assert max(differences) <= 1e-12
+
+
+def test_replay_opens_every_device_of_the_run(joint):
+    """``replay:RUN`` is both devices, the CPU last and under its own name; each shows its rows and stays stale."""
+    choice = choose_devices(f"replay:{joint.reader.path}")
+    assert [spec.parameters["instrument"] for spec in choice.specs] == ["gpu", "cpu"]
+    assert list(Plan.of(Settings(device=f"replay:{joint.reader.path}")).instruments) == ["gpu", "cpu"]
+    device = open_device(choice.specs[0])
+    values, errors = device.sample(joint.trace("gpu").t_ns)
+    power = [channel.name for channel in device.channels].index("power_w")
+    assert np.array_equal(values[:, power], joint.trace("gpu").values("power_w"))
+    assert not errors.any()
+    assert {channel.provenance.value for channel in device.channels} == {"stale"}
+
+
+def test_the_gaps_and_the_stale_half_are_gates(tmp_path):
+    """The live HWiNFO file: cadence, gaps and repeats, on the channel they belong to."""
+    run = RecordedRun(imported(tmp_path, file("sessions/live_20251031_04_hwinfo_cpu.csv")).runs[0].path)
+    estimate, found = gates(run, "power_w")
+    assert {name for name, gate in found.items() if not gate["passed"]} == {"cadence", "gaps", "stale values"}
+    assert estimate["quality"] == "GAPPY"
+    assert "stale values" not in {name for name, gate in gates(run, "temperature_c")[1].items() if not gate["passed"]}
+
+
+def test_identical_logs_are_named_as_replicates(tmp_path):
+    """Also the one that is called inference."""
+    files = [
+        path
+        for name in JOINT
+        for path in (file(f"joint_sessions/{name}/rle_data_*.csv"), file(f"joint_sessions/{name}/training_log_*.json"))
+    ]
+    found = import_rle(files, tmp_path, settings=Settings())
+    note = next(note for note in found.notes if "identical to the last bit" in note.problem)
+    assert all(name in note.file + note.problem for name in JOINT)
+    assert [run.log is not None for run in found.runs] == [True] * 3
+
+
+def test_a_log_of_local_time_is_not_attached(tmp_path):
+    """Only its naive local times, read as UTC: no overlap, five hours named; with the right offset it is attached."""
+    records = json.loads(file(f"joint_sessions/{JOINT[0]}/training_log_*.json").read_text())
+    naive = tmp_path / "grad_norm_log.json"
+    naive.write_text(json.dumps([{key: value for key, value in r.items() if key != "timestamp_shared"} for r in records]))
+    session = file(f"joint_sessions/{JOINT[0]}/rle_data_*.csv")
+    copy = tmp_path / "session.csv"
+    shutil.copy(session, copy)
+    copy.write_text("\n".join([line.replace(",cpu,", "Z,cpu,", 1).replace(",gpu,", "Z,gpu,", 1) for line in copy.read_text().splitlines()]))
+    wrong = import_rle([copy, naive], tmp_path / "a", settings=Settings(), utc_offset_h=0.0)
+    assert wrong.runs[0].log is None
+    assert any("0% of its steps" in note.problem and "-5 h apart" in note.problem for note in wrong.notes)
+    assert import_rle([copy, naive], tmp_path / "b", settings=Settings(), utc_offset_h=-5.0).runs[0].log == naive
+
+
+def test_the_command_line(tmp_path):
+    """Notes, runs and reports; nothing usable is exit code 2 territory: an error that names each file."""
+    bad = tmp_path / "bad.csv"
+    bad.write_text("a,b\n")
+    session = file("sessions/laptop_rle_20251030_19.csv")
+    found = CliRunner().invoke(app, ["import", "rle", str(session), str(bad), "--runs", str(tmp_path / "runs")])
+    assert found.exit_code == 0, found.output
+    assert "note: bad.csv: cannot be used" in found.output
+    (run,) = (tmp_path / "runs").iterdir()
+    assert "computed channel" in (run / "report.html").read_text()
+    assert verify_run(run).passed
+    with pytest.raises(RecordError, match="nothing could be imported"):
+        import_rle([bad], tmp_path, settings=Settings())
+
+
+def test_an_edited_row_is_found(joint):
+    """The imported trace is protected like any other."""
+    path = joint.reader.path / "trace-gpu.npy"
+    data = bytearray(path.read_bytes())
+    data[-60] ^= 1
+    path.write_bytes(bytes(data))
+    assert verify_run(joint.reader.path).findings
+
+
+@given(st.lists(st.integers(1, 3_000_000_000), min_size=2, max_size=60))
+def test_ticks_increase_and_no_row_is_before_its_tick(intervals):
+    """For any spacing of rows."""
+    t_ns = np.cumsum(intervals).astype(np.int64)
+    period_ns, origin_ns, ticks = grid(t_ns)
+    assert np.all(np.diff(ticks) > 0)
+    assert np.all(origin_ns + ticks * period_ns <= t_ns)
