@@ -11,17 +11,17 @@ import itertools
 import json
 import numbers
 from bisect import insort
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from pytest_physics.clock import NS_PER_S, Clock
 from pytest_physics.devices.base import Device
-from pytest_physics.errors import ChannelUnavailableError
+from pytest_physics.errors import ChannelUnavailableError, nearest_name
 from pytest_physics.metrology.response import SensorModel
 from pytest_physics.metrology.uncertainty import Estimate, Recipe
-from pytest_physics.record.schema import BaselineRecord, PhaseRecord, SensorRecord, WindowRecord
+from pytest_physics.record.schema import PAUSE, BaselineRecord, PhaseRecord, SensorRecord, WindowRecord
 from pytest_physics.record.window_energy import energy_reach_ns
 from pytest_physics.sampling.base import Sampler
 from pytest_physics.sampling.trace import Trace
@@ -88,14 +88,14 @@ class Window:
     """One event: ``with instrument.window("decode", tokens=512) as w: ...``, then ``w.energy``, ``w.duration``, ``w.per("token")``."""
 
     __slots__ = (
-        "_instrument", "_opened", "_synchronise", "calls_ns", "id", "labels", "name", "phase", "synchronised", "t0_ns", "t1_ns", "test",
+        "_opened", "_synchronise", "calls_ns", "id", "instrument", "labels", "name", "phase", "synchronised", "t0_ns", "t1_ns", "test",
         "work",
     )  # fmt: skip
 
     def __init__(
         self, instrument: Instrument, name: str, work: Mapping[str, float], labels: Mapping[str, Label], *, synchronise: bool
     ) -> None:
-        self._instrument = instrument
+        self.instrument = instrument
         self._synchronise = synchronise
         self._opened = False
         self.id = ""
@@ -117,18 +117,18 @@ class Window:
         self._opened = True
         if self._synchronise:
             self.synchronised = synchronise()
-        self.t0_ns = self._instrument.clock.now_ns()
-        insort(self._instrument.window_starts_ns, self.t0_ns)
+        self.t0_ns = self.instrument.clock.now_ns()
+        insort(self.instrument.window_starts_ns, self.t0_ns)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if self._synchronise and self.synchronised:
             synchronise()
-        self.t1_ns = self._instrument.clock.now_ns()
-        insort(self._instrument.window_ends_ns, self.t1_ns)
+        self.t1_ns = self.instrument.clock.now_ns()
+        insort(self.instrument.window_ends_ns, self.t1_ns)
         if kind is not None:
             self.labels = {**self.labels, "interrupted": kind.__name__}
-        self._instrument._closed(self)  # noqa: SLF001 -- a window is part of its instrument
+        self.instrument._closed(self)  # noqa: SLF001 -- a window is part of its instrument
 
     @property
     def closed_id(self) -> str:
@@ -140,7 +140,7 @@ class Window:
     @property
     def duration(self) -> Estimate:
         """Length of the window in seconds."""
-        return self._instrument.evaluate(Recipe(op="window.duration", parameters={"window": self.closed_id}))
+        return self.instrument.evaluate(Recipe(op="window.duration", parameters={"window": self.closed_id}))
 
     @property
     def energy(self) -> Energy:
@@ -149,7 +149,7 @@ class Window:
         Net energy subtracts the idle power of the instrument's baselines; where none was measured yet, one is measured now. Raises
         ``ChannelUnavailableError`` where the device has neither a power channel nor an energy counter.
         """
-        return self._instrument.energy(self)
+        return self.instrument.energy(self)
 
     def per(self, unit: str) -> Energy:
         """Energy per unit of counted work: ``per("token")`` for a window opened with ``tokens=…``."""
@@ -161,13 +161,13 @@ class Window:
         if key not in self.work or not self.work[key] > 0:
             counted = ", ".join(f"{name}={amount:g}" for name, amount in self.work.items()) or "nothing"
             raise ValueError(f"window '{self.name}' counted {counted}; open it with {key}=<positive count> to get energy per {unit}.")
-        return self._instrument.evaluate(Recipe(op="window.work", parameters={"window": self.closed_id, "work": key}))
+        return self.instrument.evaluate(Recipe(op="window.work", parameters={"window": self.closed_id, "work": key}))
 
     def record(self) -> WindowRecord:
         """The window as it stands in ``windows.jsonl``."""
         return WindowRecord(
             id=self.id,
-            instrument=self._instrument.name,
+            instrument=self.instrument.name,
             name=self.name,
             phase=self.phase,
             t0_ns=self.t0_ns,
@@ -197,6 +197,8 @@ class Instrument:
         self.sensors: list[SensorRecord] = []
         """What was known of the power channel, in the order in which it was learned."""
         self.phases: list[PhaseRecord] = []
+        self.begun: dict[str, Window] = {}
+        """Windows begun by :meth:`begin_window` and not ended yet, by name."""
         self._numbers = itertools.count(1)
         self._phase_stack: list[str] = []
 
@@ -254,6 +256,10 @@ class Instrument:
         self.clock.sleep_until_ns(target_ns)
         return self.sampler.wait_until_sampled(t_ns + (WAIT_PERIODS - 1) * period_ns, timeout_s=max(timeout_s, 10 * period_ns / NS_PER_S))
 
+    def sampled_now(self, t_ns: int) -> bool:
+        """Whether :meth:`wait_until_sampled` would return True without waiting."""
+        return self.sampler.wait_until_sampled(t_ns + WAIT_PERIODS * self.sampler.period_ns, timeout_s=0.0)
+
     @contextmanager
     def phase(self, name: str) -> Iterator[PhaseRecord]:
         """Mark a named span; yields its record, whose id names it in recipes. Phases nest; the sampler runs on."""
@@ -269,6 +275,19 @@ class Instrument:
             ended = record.model_copy(update={"t1_ns": self.clock.now_ns()})
             self.phases[position] = ended
             self.journal.phase_changed(ended)
+
+    @contextmanager
+    def unsampled(self) -> Iterator[PhaseRecord]:
+        """A phase in which the sampler reads nothing, to see what reading does to the device.
+
+        Leave the device idle in it: nothing is measured, and nobody watches its temperature. Windows do not reach into it.
+        """
+        with self.phase(PAUSE) as phase:
+            self.sampler.pause()
+            try:
+                yield phase
+            finally:
+                self.sampler.resume()
 
     # --- windows -----------------------------------------------------------------------------------------------------
 
@@ -287,10 +306,52 @@ class Instrument:
             Counted work: ``tokens=512``.
         """
         _require_text(name, *map(str, labels or ()))
-        for counted, amount in work.items():
-            if not _is_count(amount):
-                raise ValueError(f"window '{name}': '{counted}' must be a finite count >= 0 (got {amount!r}).")
-        return Window(self, name, _plain(work), _plain(labels or {}), synchronise=synchronise and not self.simulated)
+        return Window(self, name, _counts(name, work), _plain(labels or {}), synchronise=synchronise and not self.simulated)
+
+    def begin_window(self, name: str, *, labels: Mapping[str, Label] | None = None, synchronise: bool = True, **work: float) -> Window:
+        """Begin a window that :meth:`end_window` ends, where both do not stand in one block of code.
+
+        Windows may nest and overlap under different names. One that is never ended is not recorded, and the run says so.
+
+        Raises
+        ------
+        ValueError
+            Where a window of that name is open already.
+        """
+        if name in self.begun:
+            since_s = (self.clock.now_ns() - self.begun[name].t0_ns) / NS_PER_S
+            raise ValueError(
+                f"window '{name}' of '{self.name}' was begun {since_s:.3g} s ago and is still open: end it with end_window({name!r}) "
+                "first, or give this one another name."
+            )
+        window = self.window(name, labels=labels, synchronise=synchronise, **work)
+        self.begun[name] = window.__enter__()
+        return window
+
+    def end_window(self, name: str, **work: float) -> Window:
+        """End the window begun under ``name``, and return it; work that is known only now may be counted here.
+
+        Raises
+        ------
+        ValueError
+            Where no window of that name is open, or work is counted at both ends; a window that is open stays open.
+        """
+        if name not in self.begun:
+            shown = ", ".join(f"'{known}'" for known in self.begun) or "none"
+            near = nearest_name(name, self.begun, cutoff=0.4)
+            hint = f" (did you mean '{near}'?)" if near else ""
+            raise ValueError(
+                f"no window '{name}' of '{self.name}' is open{hint}; open: {shown}. Begin it with begin_window({name!r}), and end it once."
+            )
+        window = self.begun[name]
+        counted = _counts(name, work)
+        twice = sorted(counted.keys() & window.work.keys())
+        if twice:
+            raise ValueError(f"window '{name}' counted '{twice[0]}' when it began and again when it ended; count it at one of them.")
+        del self.begun[name]
+        window.work = {**window.work, **counted}
+        window.__exit__(None, None, None)
+        return window
 
     def repeat(
         self,
@@ -396,6 +457,28 @@ class Instrument:
         return tuple(before[-1:] + after[:1])
 
 
+def outermost_work(windows: Iterable[Window]) -> dict[str, float]:
+    """Work that ``windows`` counted, by kind; what a window counts inside of another that counts the same kind is in it already."""
+    total: dict[str, float] = {}
+    until_ns: dict[str, int] = {}
+    for window in sorted(windows, key=lambda w: (w.t0_ns, -w.t1_ns)):
+        for kind, amount in window.work.items():
+            end_ns = until_ns.get(kind, window.t0_ns)
+            if window.t0_ns < end_ns and window.t1_ns <= end_ns:
+                continue
+            total[kind] = total.get(kind, 0.0) + float(amount)
+            until_ns[kind] = max(end_ns, window.t1_ns)
+    return total
+
+
+def _counts(name: str, work: Mapping[str, float]) -> dict[str, Any]:
+    """Counted work of window ``name`` as plain numbers; raises ``ValueError`` for what is no count."""
+    for counted, amount in work.items():
+        if not is_count(amount):
+            raise ValueError(f"window '{name}': '{counted}' must be a finite count >= 0 (got {amount!r}).")
+    return _plain(work)
+
+
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """A copy with numbers of numpy and torch as Python's own, and anything else as its text."""
     return {key: value if isinstance(value, str | int | float) else _text_or_number(value) for key, value in values.items()}
@@ -408,7 +491,7 @@ def _text_or_number(value: Any) -> object:  # noqa: ANN401 -- whatever a user la
 _encode: Callable[[object], str] = json.JSONEncoder(separators=(",", ":")).encode
 
 
-def _is_count(amount: object) -> bool:
+def is_count(amount: object) -> bool:
     """Whether ``amount`` is a number that can be recorded as a count."""
     return isinstance(amount, numbers.Real) and 0 <= float(amount) < LARGEST_COUNT
 

@@ -20,8 +20,8 @@ from typing import TypeVar
 import pytest
 
 from pytest_physics.claims import ClaimStatement, slug
-from pytest_physics.errors import nearest
 from pytest_physics.devices.base import CHANNELS
+from pytest_physics.errors import nearest
 
 INSTRUMENTS = ("gpu", "cpu")
 """Names that an instrument can have."""

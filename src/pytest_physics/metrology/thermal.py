@@ -200,7 +200,8 @@ def slope_interval(t_s: FloatArray, temperature_c: FloatArray, *, resolution_c: 
         change = float(temperature_c[-1] - temperature_c[0])
         reach = resolution_c * per_minute
         low, high = change * per_minute - reach, change * per_minute + reach
-        return Slope(value=value, low=low, high=high, method="steps", window_s=window_s)
+        # on a curve that bends, the line through all readings may leave what its ends allow: the interval holds both
+        return Slope(value=value, low=min(low, value), high=max(high, value), method="steps", window_s=window_s)
     if resolution_c > 0:
         half += 1.5 * resolution_c * per_minute * math.exp(-2 * (math.pi * noise / resolution_c) ** 2)
     by_flicker = _flicker_bound(t_s, temperature_c, resolution_c)

@@ -1,0 +1,1 @@
+"""Watching devices while something runs: ``pytest-physics monitor`` and ``pytest-physics joint``."""
