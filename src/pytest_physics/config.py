@@ -10,11 +10,11 @@ A profile sets durations and repetitions, never the limits of gates: where a pro
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import tomllib
 from collections.abc import Iterator, Mapping
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -69,6 +69,8 @@ class SensorSettings(Section):
     """Length of each steady level, beyond the sensor's tail."""
     counter_s: float = Field(default=0.0, ge=0)
     """Length of a random load for comparing the energy counter with the readings; 0 compares them under the identifying load alone."""
+    polling_s: float = Field(default=0.0, ge=0)
+    """Length of each idle stretch, with and without polling, for seeing what polling does to idle power (20 s or more); 0 leaves it out."""
     max_age_days: float = Field(default=90.0, ge=0)
     """An identification from an earlier run is used up to this age; 0 always identifies anew."""
     max_calibration_age_days: float = Field(default=365.0, ge=0)
@@ -139,35 +141,32 @@ class ExperimentSettings(Section):
     """Largest change of that temperature over a sweep on a soaked device; blocks forwards and backwards take its linear part out."""
 
 
+class ElectricityPrice(Section):
+    """What a kilowatt hour costs: worth nothing without its source and date."""
+
+    per_kwh: float = Field(gt=0)
+    currency: str = Field(pattern="^[A-Z]{3}$")
+    """Three letters (ISO 4217): ``EUR``."""
+    source: str = Field(min_length=1)
+    """Who states it: a tariff, a contract, a statistic."""
+    date: datetime.date
+    """When it was valid."""
+
+
+class CarbonIntensity(Section):
+    """What a kilowatt hour emits."""
+
+    g_per_kwh: float = Field(ge=0)
+    """Carbon dioxide equivalent in grams."""
+    source: str = Field(min_length=1)
+    date: datetime.date
+
+
 class PriceSettings(Section):
-    """What a kilowatt hour costs, in money and in carbon: never assumed, and worth nothing without its source and date."""
+    """Prices of a kilowatt hour, in money and in carbon; never assumed: what needs one that is not stated is NOT_TESTED."""
 
-    electricity_per_kwh: float | None = Field(default=None, gt=0)
-    """Price of one kilowatt hour."""
-    currency: str | None = Field(default=None, pattern="^[A-Z]{3}$")
-    """Of that price, in three letters (ISO 4217): ``EUR``."""
-    electricity_source: str | None = Field(default=None, min_length=1)
-    """Who states the price: a tariff, a contract, a statistic."""
-    electricity_date: date | None = None
-    """When it was valid."""
-    carbon_g_per_kwh: float | None = Field(default=None, ge=0)
-    """Carbon dioxide equivalent of one kilowatt hour, in grams."""
-    carbon_source: str | None = Field(default=None, min_length=1)
-    """Who states the intensity."""
-    carbon_date: date | None = None
-    """When it was valid."""
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        for number, *words in (
-            ("electricity_per_kwh", "currency", "electricity_source", "electricity_date"),
-            ("carbon_g_per_kwh", "carbon_source", "carbon_date"),
-        ):
-            given = [name for name in (number, *words) if getattr(self, name) is not None]
-            missing = [name for name in (number, *words) if name not in given]
-            if given and missing:
-                raise ValueError(f"'{given[0]}' needs {', '.join(repr(name) for name in missing)} beside it")
-        return self
+    electricity: ElectricityPrice | None = None
+    carbon: CarbonIntensity | None = None
 
 
 class StressSettings(Section):
@@ -194,7 +193,7 @@ class StressSettings(Section):
     """Batches of the matrix on a CPU."""
     host_repetitions: int = Field(default=3, ge=3)
     """Decodes of each arm of the matrix on a CPU."""
-    host_sustain_s: float = Field(default=1.0, gt=0)
+    host_sustain_s: float = Field(default=0.6, gt=0)
     """Length of each sustained load on a CPU."""
 
 
@@ -207,21 +206,19 @@ class RoutingSettings(Section):
     """Seeded gates; fewer than 12 make every claim INVALID."""
     lambdas_per_j: tuple[Annotated[float, Field(ge=0)], ...] = Field(default=(0.0, 0.1, 0.2, 0.5, 1.0), min_length=2)
     """λ in 1/J per slot; 0 is each router's paired control."""
-    lambda_unit: Literal["1/J"] = "1/J"
-    """Said, so that a file that means another unit is refused and not misread."""
     sequences: int = Field(default=4, ge=1)
     """Sequences of 64 tokens in a batch."""
     features: int = Field(default=64, ge=8)
     """Width of the gates' inputs."""
-    batches: int = Field(default=60, ge=12)
+    batches: int = Field(default=48, ge=12)
     """Batches of each point; the first half is for settling."""
-    block: int = Field(default=3, ge=1)
+    block: int = Field(default=4, ge=1)
     """Batches that share a row of the record."""
     points: tuple[str, ...] = ()
     """Points to run, as ``router@λ#gate``; empty runs all. One job of an array runs some, ``pytest-physics routing merge`` joins them."""
-    model_seeds: int = Field(default=3, ge=2)
+    model_seeds: int = Field(default=12, ge=2)
     """Seeds of the small language model."""
-    model_steps: int = Field(default=40, ge=1)
+    model_steps: int = Field(default=8, ge=1)
     """Training steps of each."""
     model_lambdas_per_j: tuple[Annotated[float, Field(ge=0)], ...] = Field(default=(0.0, 1.0), min_length=2)
     """λ of the language model, in 1/J per slot."""
@@ -234,6 +231,32 @@ class RoutingSettings(Section):
         if self.batches % self.block or self.batches // self.block < 12:
             raise ValueError(f"'batches' must be a multiple of 'block', and at least 12 of them (got {self.batches} and {self.block})")
         return self
+
+
+class HistorySettings(Section):
+    """Comparison with earlier runs; see docs/history.md."""
+
+    index: str = "runs/history.sqlite3"
+    """The index of earlier runs; never the truth, and made anew at any time."""
+    delta: float = Field(default=0.05, gt=0)
+    """Relative change that does not matter: no worse than this is VALIDATED."""
+    last: int = Field(default=20, ge=2)
+    """How many of the latest valid runs are compared with."""
+    fewest: int = Field(default=5, ge=2)
+    """Fewer valid runs than these cannot show their scatter: INVALID."""
+    metrics: tuple[str, ...] = ("*",)
+    """Patterns of the metrics that are compared."""
+    skip: tuple[str, ...] = (
+        "instrument response: *",
+        "sampler under load: *",
+        "sampling integrity: *",
+        "*change of idle power*",
+    )
+    """Patterns of those that are not."""
+    lower_is_better: tuple[str, ...] = ()
+    """Patterns of metrics whose rise is a regression, beside the known ones."""
+    higher_is_better: tuple[str, ...] = ("VRAM cliff: largest *, found*",)
+    """Patterns of metrics whose fall is a regression."""
 
 
 class Settings(Section):
@@ -256,6 +279,7 @@ class Settings(Section):
     prices: PriceSettings = PriceSettings()
     stress: StressSettings = StressSettings()
     routing: RoutingSettings = RoutingSettings()
+    history: HistorySettings = HistorySettings()
 
     def digest(self) -> str:
         """SHA-256 over all settings."""
@@ -266,7 +290,7 @@ PROFILE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "quick": {},
     "standard": {
         "baseline": {"settle_s": 10.0, "duration_s": 30.0},
-        "sensor": {"levels_s": 5.0, "counter_s": 120.0},
+        "sensor": {"levels_s": 5.0, "counter_s": 120.0, "polling_s": 20.0},
         "soak": {"budget_s": 600.0, "rhythm_s": 300.0},
         "stress": {
             "repetitions": 5,
@@ -279,7 +303,7 @@ PROFILE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
             "host_repetitions": 5,
             "host_sustain_s": 60.0,
         },
-        "routing": {"sequences": 8, "features": 256, "batches": 120, "block": 5, "model_seeds": 4, "model_steps": 150},
+        "routing": {"sequences": 8, "features": 256, "batches": 120, "block": 5, "model_steps": 100},
         "experiment": {
             "repetitions": 16,
             "window_s": 2.0,
@@ -291,7 +315,7 @@ PROFILE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     },
     "publish": {
         "baseline": {"settle_s": 60.0, "duration_s": 120.0},
-        "sensor": {"levels_s": 10.0, "counter_s": 300.0},
+        "sensor": {"levels_s": 10.0, "counter_s": 300.0, "polling_s": 30.0},
         "soak": {"budget_s": 1800.0, "rhythm_s": 600.0},
         "stress": {
             "repetitions": 5,
@@ -309,8 +333,7 @@ PROFILE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
             "features": 256,
             "batches": 120,
             "block": 5,
-            "model_seeds": 6,
-            "model_steps": 500,
+            "model_steps": 400,
             "model_lambdas_per_j": (0.0, 0.5, 1.0),
         },
         "experiment": {
