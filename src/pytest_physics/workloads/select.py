@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from pytest_physics.devices.base import Device
-from pytest_physics.errors import ChannelUnavailableError
-from pytest_physics.workloads.base import Kernel, Workload
+from pytest_physics.errors import ArmNotTestedError, ChannelUnavailableError
+from pytest_physics.workloads.base import Kernel, Workload, is_out_of_memory
 
 SOAK_MATRIX = 8192
 """Side of the matrices of the heat-soak load on a GPU: large enough to fill any of them."""
+
+EXPERT_MATRIX = 1024
+"""Side of the matrices that stand for the work of one expert on a GPU."""
+EXPERT_INTENSITY = 0.4
+"""Intensity of the same on a twin."""
 
 
 def language_model_for(device: Device, shape: str = "small") -> Workload:
     """A language model on ``device``; ``shape`` is a name or a local path, and does not apply to a twin, which models GPT-2 124M.
 
-    Raises ``ChannelUnavailableError`` for a recording, on which nothing can be run.
+    Raises ``ChannelUnavailableError`` for a recording, on which nothing can be run; ``ArmNotTestedError`` for a model that does not fit.
     """
+    try:
+        return _language_model(device, shape)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ArmNotTestedError(
+            f"the model '{shape}' does not fit on {device.fingerprint.name}: {str(error).splitlines()[0]} Choose a smaller one with "
+            "'experiment.model', or a device with more memory."
+        ) from None
+
+
+def _language_model(device: Device, shape: str) -> Workload:
     kind = device.spec.kind
     if kind == "twin":
         from pytest_physics.devices.twin import TwinDevice
@@ -43,6 +60,22 @@ def steady_load_for(device: Device) -> Kernel:
     if kind == "cpu":
         return MatmulLoad()
     return MatmulLoad(SOAK_MATRIX, device=torch_name(device), dtype="float16")
+
+
+def expert_load_for(device: Device) -> Kernel:
+    """A constant load well below the power limit, as one expert's small products are: a capped device tells nothing about tokens."""
+    kind = device.spec.kind
+    if kind == "twin":
+        from pytest_physics.devices.twin import TwinDevice, TwinLoad
+        from pytest_physics.workloads.twin import TwinKernel
+
+        assert isinstance(device, TwinDevice)  # noqa: S101 -- the kind says so
+        return TwinKernel(device, load=TwinLoad(intensity=EXPERT_INTENSITY))
+    from pytest_physics.workloads.matmul import MatmulLoad
+
+    if kind == "cpu":
+        return MatmulLoad()
+    return MatmulLoad(EXPERT_MATRIX, device=torch_name(device), dtype="float16")
 
 
 def torch_name(device: Device) -> str:
