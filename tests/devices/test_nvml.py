@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pynvml
 import pytest
 from fakenvml import A100, GH200, H100, RTX3090, Live, environment
 
 from pytest_physics.clock import VirtualClock
-from pytest_physics.devices.base import CHANNELS, READ_OK, Device, DeviceSpec, ReadingKind
+from pytest_physics.devices.base import CHANNELS, READ_OK, BufferedDevice, Device, DeviceSpec, ReadingKind
 from pytest_physics.devices.nvml import NvmlDevice, open_device
 from pytest_physics.devices.nvml.library import GPU_IS_LOST, NO_DATA, NO_PERMISSION, NOT_SUPPORTED
 from pytest_physics.devices.nvml.priors import chip_family, power_usage_kind, prior_sampling_period_s, prior_sensor
+from pytest_physics.devices.nvml.quantities import power_samples
 from pytest_physics.errors import ConfigurationError, DeviceUnavailableError
 
 NVML_CHANNELS = list(CHANNELS)[: list(CHANNELS).index("foreign_processes") + 1]
@@ -282,6 +285,48 @@ def test_a_driver_that_refuses_the_whole_list_is_asked_one_by_one(fake_nvml):
     device = fake_nvml.open(H100 + "fault nvmlDeviceGetFieldValues 2 first 1\nfault field:271 2\n")
     assert set(device.absent) == {"power_brake_ns"}
     assert "A newer driver may know it" in device.absent["power_brake_ns"]
+
+
+# ---- the driver's own samples ----
+
+
+def test_driver_samples_come_with_the_drivers_timestamps(fake_nvml):
+    """119 samples in watts, in order, one ring period apart, with timestamps in microseconds; the device keeps the protocol."""
+    device = fake_nvml.open(H100 + "ring 0.02\n")
+    fake_nvml.advance(10)
+    assert isinstance(device, BufferedDevice)
+    (kept,) = device.driver_samples()
+    assert (kept.channel, kept.code, len(kept.values)) == ("power_w", READ_OK, 119)
+    assert kept.values == pytest.approx([123.456] * 119)
+    steps_us = {b - a for a, b in itertools.pairwise(kept.timestamp_us)}
+    assert steps_us <= {19_999, 20_000, 20_001}
+
+
+@pytest.mark.parametrize("code", [NOT_SUPPORTED, 13])
+def test_a_driver_without_samples_says_why(fake_nvml, code):
+    """A refusal is kept with its code, so that a run can say what was not compared."""
+    device = fake_nvml.open(H100 + f"fault nvmlDeviceGetSamples {code}\n")
+    (kept,) = device.driver_samples()
+    assert (kept.code, kept.values, kept.timestamp_us) == (code, (), ())
+
+
+def test_a_card_without_power_has_no_driver_samples(fake_nvml):
+    """On a superchip the ring would be the module's, which is not put in the GPU's place."""
+    assert fake_nvml.open(GH200).driver_samples() == ()
+
+
+def test_slots_that_were_never_filled_are_left_out():
+    """A driver that was just loaded hands out zeros."""
+    empty, full = (SimpleNamespace(timeStamp=t, sampleValue=SimpleNamespace(uiVal=80_000)) for t in (0, 5))
+    assert power_samples(1, [full, empty]).timestamp_us == (5,)
+
+
+def test_driver_samples_of_a_closed_card_are_an_error(fake_nvml):
+    """As any other read."""
+    device = fake_nvml.open(H100)
+    device.close()
+    with pytest.raises(DeviceUnavailableError, match="was closed"):
+        device.driver_samples()
 
 
 # ---- errors while measuring ----

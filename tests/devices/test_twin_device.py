@@ -211,3 +211,41 @@ def test_sensor_design_keeps_updates_in_order():
         SensorDesign(update_period_s=0.1, jitter_s=0.011)
     with pytest.raises(ValueError, match="'delay_s'"):
         SensorDesign(update_period_s=0.1, delay_s=0.0019)
+
+
+def test_driver_ring_holds_the_sensors_own_updates():
+    """A ring of every update: at most 119, one update period apart up to the jitter, with the values that were read then."""
+    device = TwinDevice("v100", seed=2)
+    device.clock.advance_to_ns(device.clock.now_ns() + 10 * S)
+    (kept,) = device.driver_samples()
+    assert len(kept.values) == 119
+    period_us = 1e6 * device.true_sensor["update_period_s"]
+    assert np.mean(np.diff(kept.timestamp_us)) == pytest.approx(period_us, rel=1e-3)
+    values, _ = device.sample(device.clock.now_ns())
+    names = [channel.name for channel in device.channels]
+    assert kept.values[-1] == values[0][names.index("power_w")]
+
+
+def test_driver_ring_begins_with_the_device_and_is_only_where_it_is_known():
+    """After a second a ring of 20 ms holds some fifty samples; a preset of which nothing is known has none."""
+    device = TwinDevice("v100", seed=2)
+    device.clock.advance_to_ns(device.clock.now_ns() + S)
+    assert 45 <= len(device.driver_samples()[0].values) <= 55
+    assert TwinDevice("a100").driver_samples() == ()
+
+
+def test_averaging_fault_changes_what_the_channel_means():
+    """From its begin on the reading is a plain average over its value; from the start, that is what the sensor truly is."""
+    device = TwinDevice("ideal", faults=(Fault(kind="averaging", start_s=2.0, value=1.0),))
+    device.clock.advance_to_ns(device.clock.now_ns() + S)
+    device.set_load(TwinLoad(intensity=0.5))
+    device.clock.advance_to_ns(device.clock.now_ns() + round(1.25 * S))
+    names = [channel.name for channel in device.channels]
+    before = device.sample(device.clock.now_ns() - 300 * MS)[0][0][names.index("power_w")]
+    full = float(device.true_power_w(device.clock.now_ns()))
+    assert before == pytest.approx(full, rel=0.01)
+    device.idle()
+    device.clock.advance_to_ns(device.clock.now_ns() + S // 2)
+    half = device.sample(device.clock.now_ns())[0][0][names.index("power_w")]
+    assert half == pytest.approx((full + 30) / 2, rel=0.02)
+    assert TwinDevice("ideal", faults=(Fault(kind="averaging", value=1.0),)).true_sensor["window_s"] == 1.0

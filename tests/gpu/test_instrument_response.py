@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-SETTINGS = "[sensor]\ntelegraph_s = 12.0\nsquare_s = 1.5\nlevels_s = 1.0\n"
+SETTINGS = "[sensor]\ntelegraph_s = 12.0\nsquare_s = 1.5\nlevels_s = 1.0\npolling_s = 1.2\n"
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +34,26 @@ def test_sensor_of_the_card_is_identified(response_run):
     assert found["counter: tick"].value == pytest.approx(0.1, rel=0.002)
 
 
+def test_driver_timestamps_give_the_update_period(response_run):
+    """The library's ring holds every update: its timestamps are used, and the result says so."""
+    assert estimates(response_run)["update period"].estimator.startswith("driver's timestamps")
+    assert response_run.reader.tables == ["driver-samples-gpu-p1-1"]
+
+
 def test_reads_have_a_latency(response_run):
     """On a real clock a read takes time, and its quantiles have intervals."""
     median = estimates(response_run)["read latency, median"]
     assert 0 < median.value < 0.05
     assert median.quality == "GOOD"
+
+
+def test_the_sampler_process_pauses_for_polling(response_run):
+    """Three pauses of its own process: nothing is read in them, nothing counts as dropped for them, first reads after them are fresh."""
+    statistics = response_run.reader.run.instruments["gpu"].statistics
+    assert statistics["paused"] == pytest.approx(3 * 1.2 / 0.0191, abs=6)
+    assert estimates(response_run)["first reads after a pause that are old"].value == 0
+    polling = estimates(response_run)["polling perturbation"]
+    assert abs(polling.value) <= 2 * polling.expanded
 
 
 def test_run_verifies(response_run):

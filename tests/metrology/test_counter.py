@@ -179,3 +179,26 @@ def test_sources_may_be_shared_or_not():
     own = window_estimates(counter, instrument="gpu", gain_source="gain of the counter|gpu").net
     assert (same / power).u < 0.004
     assert (own / power).u == pytest.approx(0.0369 * np.sqrt(2), rel=0.02)
+
+
+def after_deep_idle(series_of, count=60):
+    """Events that begin in deep idle at 20 W and end in active idle at 120 W: one energy each, with what the card truly drew."""
+    rng = np.random.default_rng(8)
+    for _ in range(count):
+        begin, length = 5 + rng.uniform(0, 0.1), rng.uniform(0.15, 0.25)
+        power = Power(np.array([-100.0, begin, begin + length]), np.array([20.0, 350.0, 120.0]))
+        yield series_of(power, rng), ns([begin]), ns([begin + length]), float(power.between(begin, begin + length))
+
+
+LEVELS = IdlePower.constant(20.0, u_w=0.1), IdlePower.constant(120.0, u_w=0.1)
+
+
+def test_idle_that_differs_before_and_after_is_taken_off_at_its_own_end():
+    """A card leaves deep idle for an event and stays out of it: each end of the bracket has its own level, and no bias is left."""
+    found = [
+        (counter_energy(series, t0, t1, idle=LEVELS[1], beside=LEVELS, settle_s=0.2).gross_j[0], truth)
+        for series, t0, t1, truth in after_deep_idle(lambda power, rng: CounterSeries.of(*counted(power, rng, until_s=8)))
+    ]
+    error = np.array([gross / truth - 1 for gross, truth in found])
+    assert np.percentile(np.abs(error), 95) < 0.02
+    assert abs(error.mean()) < 0.005

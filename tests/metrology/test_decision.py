@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import special
 
 from pytest_physics.metrology import decision
-from pytest_physics.metrology.decision import MIN_DOF, Verdict, all_gates, decide
+from pytest_physics.metrology.decision import MIN_DOF, Verdict, all_gates, decide, error_probability, holm
 from pytest_physics.metrology.quality import Quality
 from pytest_physics.metrology.uncertainty import Comparison, Component, Estimate, Gate, coverage_factor
 
@@ -138,3 +139,52 @@ def test_conformance_is_the_probability_that_the_claim_holds():
     """One standard uncertainty inside the limit: 84 %; at the limit 50 %."""
     assert decide(Comparison.of(estimate(99.0), "<=", 100.0)).conformance == pytest.approx(0.8413, abs=1e-4)
     assert decide(Comparison.of(estimate(100.0), ">=", 100.0)).conformance == pytest.approx(0.5)
+
+
+def test_holm_of_a_published_example():
+    """The example of text books: 0.01, 0.04, 0.03, 0.005 give 0.03, 0.06, 0.06, 0.02."""
+    steps = holm([0.01, 0.04, 0.03, 0.005])
+    assert [step.p_adjusted for step in steps] == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert [step.decided for step in steps] == [True, False, False, True]
+    assert [step.rank for step in steps] == [2, 4, 3, 1]
+
+
+@pytest.mark.parametrize(("p", "decided"), [(0.05, True), (0.0500001, False)])
+def test_holm_of_one_claim_is_that_claim(p, decided):
+    """A family of one shares its 5 % with nobody."""
+    (step,) = holm([p])
+    assert (step.decided, step.p_adjusted) == (decided, p)
+    assert step.level == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.1, math.nan])
+def test_holm_refuses_what_is_no_probability(bad):
+    """A number outside of [0, 1] is an error, not a verdict."""
+    with pytest.raises(ValueError, match="probability"):
+        holm([0.5, bad])
+
+
+@given(st.lists(st.floats(0, 1), max_size=12))
+def test_holm_lies_between_bonferroni_and_no_correction(p):
+    """It decides whatever Bonferroni decides, nothing that a claim by itself would not, and agrees with its own corrected p."""
+    for value, step in zip(p, holm(p), strict=True):
+        assert step.decided or value > 0.05 / len(p) * (1 - 1e-12)
+        assert value <= 0.05 * (1 + 1e-12) or not step.decided
+        assert value <= step.p_adjusted <= 1
+        assert 0.05 / len(p) <= step.level * (1 + 1e-12)
+        if abs(step.p_adjusted - 0.05) > 1e-12:
+            assert step.decided is (step.p_adjusted < 0.05)
+
+
+def test_holm_keeps_the_chance_of_any_wrong_verdict():
+    """Ten claims true exactly at their limits, 4000 runs: by themselves some verdict is given in 40 %, with Holm in at most 5 %."""
+    p = error_probability_of(np.random.default_rng(0).normal(size=(4000, 10)))
+    wrong = np.mean([any(step.decided for step in holm(row)) for row in p])
+    assert np.mean((p <= 0.05).any(axis=1)) == pytest.approx(0.40, abs=0.03)
+    assert wrong <= 0.05 + 1.96 * math.sqrt(0.05 * 0.95 / 4000)
+    assert wrong >= 0.03
+
+
+def error_probability_of(z):
+    """Two-sided probabilities of error of normal margins, by the function that judges them."""
+    return np.vectorize(lambda c: error_probability(float(c)))(special.ndtr(z))

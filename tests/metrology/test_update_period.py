@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import recordings
@@ -11,6 +13,7 @@ from pytest_physics.metrology.refusal import RefusedError
 from pytest_physics.metrology.update_period import (
     changes_of,
     compare_periods,
+    cross_checked,
     driver_period,
     fit_update_period,
     readings_between_polls,
@@ -218,3 +221,49 @@ def test_k40m_recording_is_refused():
     assert gate.name == "update period: polls"
     assert gate.measured == pytest.approx(0.010, abs=0.001)
     assert gate.limit == pytest.approx(0.006, abs=0.001)
+
+
+def polled_and_driver(ratio):
+    """A comb of the polls, and one of the driver's timestamps that is longer by ``ratio``."""
+    t, y, _, _ = sensor_polls(11, seconds=20.0)
+    polled = fit_update_period(t, t, y)
+    stamps = np.rint(np.arange(119) * polled.period_s * ratio * 1e6).astype(np.int64)
+    return polled, driver_period(stamps)
+
+
+def test_driver_timestamps_come_first_where_their_rate_is_that_of_the_updates():
+    """Equal periods: the driver's is stated, the instants of the comb stay, and what is left between the two is in the uncertainty."""
+    polled, driver = polled_and_driver(1.0005)
+    used, gate = cross_checked(polled, driver)
+    assert used.period_s == driver.period_s
+    assert (used.phase_s, used.origin_ns) == (polled.phase_s, polled.origin_ns)
+    assert used.u_period_s == pytest.approx(0.0005 * polled.period_s / math.sqrt(3), rel=0.05)
+    assert gate.passed
+    assert not gate.warning
+
+
+@pytest.mark.parametrize(("ratio", "agrees"), [(1.0019, True), (1.0021, False), (0.9981, True), (0.9979, False)])
+def test_driver_and_polls_may_differ_by_two_per_mille(ratio, agrees):
+    """Both sides of the limit; beyond it the two claim the same updates and one of them is wrong: refused with both values."""
+    polled, driver = polled_and_driver(ratio)
+    if agrees:
+        assert cross_checked(polled, driver)[0].period_s == driver.period_s
+        return
+    with pytest.raises(RefusedError) as refused:
+        cross_checked(polled, driver)
+    for value in (polled.period_s, driver.period_s):
+        assert f"{value * 1e3:.4f} ms" in refused.value.gate.reason
+
+
+@pytest.mark.parametrize(("ratio", "other"), [(1.09, False), (1.11, True), (0.91, False), (0.89, True), (10.0, True)])
+def test_a_buffer_at_another_rate_is_no_disagreement(ratio, other):
+    """More than a tenth apart the buffer does not hold the polled updates: the polls are used, and the gate says why."""
+    polled, driver = polled_and_driver(ratio)
+    if not other:
+        with pytest.raises(RefusedError):
+            cross_checked(polled, driver)
+        return
+    used, gate = cross_checked(polled, driver)
+    assert used is polled
+    assert gate.passed
+    assert ("slower" if ratio > 1 else "faster") in gate.reason

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from pytest_physics.devices.base import Fingerprint
+from pytest_physics.config import load_settings
+from pytest_physics.devices.base import DeviceSpec, Fingerprint
+from pytest_physics.devices.twin import TwinDevice
 from pytest_physics.errors import RecordError
 from pytest_physics.metrology.response import SensorModel
 from pytest_physics.record.sensor_cache import (
@@ -18,6 +21,7 @@ from pytest_physics.record.sensor_cache import (
     remember,
     remember_calibration,
 )
+from pytest_physics.session import Plan, Session
 
 MODEL = SensorModel(update_period_s=0.1, window_s=0.025, u_window_s=1e-4, delay_s=0.011, origin="identified")
 
@@ -129,3 +133,25 @@ def test_cache_directory_follows_the_environment(monkeypatch):
     assert str(cache_directory()).replace("\\", "/") == "/x/pytest-physics/sensors"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_directory().parts[-3:] == (".cache", "pytest-physics", "sensors")
+
+
+def opened(monkeypatch, directory, kind):
+    """A session on a card that says that it is of this kind."""
+    device = TwinDevice("rtx3090", seed=1)
+    device.spec = DeviceSpec(kind=kind)
+    monkeypatch.setattr("pytest_physics.session.open_device", lambda spec: device)
+    return device, Session.start(load_settings(directory), Plan.using({"gpu": DeviceSpec(kind=kind)}), directory=directory)
+
+
+@pytest.mark.parametrize(("kind", "used"), [("nvml", True), ("twin", False), ("replay", False)])
+def test_a_run_knows_from_the_start_what_an_earlier_one_identified(monkeypatch, tmp_path, kind, used):
+    """Budgets and windows use the identified sensor without asking for it; simulated and replayed cards are identified by every run."""
+    known = replace(TwinDevice("rtx3090", seed=1).sensor, window_s=0.0777, origin="identified")
+    remember(TwinDevice("rtx3090", seed=1).fingerprint, "power_w", known, run_id="earlier", evidence="identified in phase gpu-p1")
+    _, session = opened(monkeypatch, tmp_path, kind)
+    with session:
+        records = session.rig.gpu.sensors
+    assert (records[-1].sensor.window_s == 0.0777) is used
+    assert len(records) == 1 + used
+    if used:
+        assert "in run earlier" in records[-1].evidence

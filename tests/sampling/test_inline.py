@@ -173,3 +173,28 @@ def test_hysteresis_limits_are_checked():
     """A resume limit at the trip limit would flutter."""
     with pytest.raises(ValueError, match="'resume_c' must be below 'trip_c'"):
         ThermalSafety(trip_c=80, resume_c=80)
+
+
+def test_a_pause_takes_no_samples_and_the_grid_goes_on(tmp_path):
+    """Ticks of a pause are absent from the trace; those after it are where they would have been."""
+    device = Ramp()
+    sampler = sampler_of(device, tmp_path)
+    sampler.start()
+    device.clock.advance_to_ns(NS_PER_S)
+    sampler.pause()
+    device.clock.advance_to_ns(3 * NS_PER_S)
+    sampler.resume()
+    device.clock.advance_to_ns(4 * NS_PER_S)
+    assert sampler.trace().tick.tolist() == [*range(11), *range(31, 41)]
+
+
+def test_a_device_that_minds_is_told(tmp_path):
+    """A simulated card whose power depends on being read learns of the pause and of its end."""
+    device = Ramp()
+    told = []
+    device.set_polled = told.append
+    sampler = sampler_of(device, tmp_path)
+    sampler.start()
+    sampler.pause()
+    sampler.resume()
+    assert told == [False, True]

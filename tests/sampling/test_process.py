@@ -24,6 +24,7 @@ from pytest_physics.errors import SamplerError
 from pytest_physics.sampling import process as process_module
 from pytest_physics.sampling.base import SamplerState, ThermalSafety
 from pytest_physics.sampling.process import ProcessSampler
+from pytest_physics.sampling.statistics import sampler_statistics
 from pytest_physics.sampling.trace import Trace
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the cpu device in the sampler process reads /proc")
@@ -439,3 +440,46 @@ def test_the_order_survives_its_journey():
     )  # fmt: skip
     assert Order(**json.loads(json.dumps(asdict(order)))) == order
     assert order.thermal is None
+
+
+def test_a_paused_sampler_lives_and_reads_nothing(make_sampler):
+    """No row in the pause, a heartbeat all along, no dropped tick, and the same grid afterwards."""
+    sampler = make_sampler()
+    sampler.start()
+    begin_ns = time.perf_counter_ns()
+    assert sampler.wait_until_sampled(begin_ns, timeout_s=3)
+    sampler.pause()
+    begin_ns = time.perf_counter_ns()
+    time.sleep(0.5)
+    assert sampler.is_alive()
+    assert sampler.heartbeat_age_s() < 0.4
+    end_ns = time.perf_counter_ns()
+    sampler.resume()
+    assert sampler.wait_until_sampled(end_ns + 100_000_000, timeout_s=3)
+    sampler.stop()
+    rows = np.load(sampler.trace_path)
+    own = rows[(rows["t_before_ns"] > begin_ns + sampler.period_ns) & (rows["t_before_ns"] < end_ns)]
+    assert len(own) == 0
+    found = sampler_statistics(sampler.trace(), sampler.origin_ns, pauses_ns=[(begin_ns, end_ns)])
+    assert found.paused == pytest.approx(50, abs=4)
+    assert found.taken + found.dropped + found.paused == rows["tick"][-1] - rows["tick"][0] + 1
+    assert found.longest_gap_periods < 45
+
+
+def test_a_short_grid_writes_its_batch_before_it_pauses(make_sampler):
+    """Rows that wait for others of their batch are in the trace when the pause has begun."""
+    sampler = make_sampler(period_s=0.004)
+    sampler.start()
+    time.sleep(0.1)
+    sampler.pause()
+    time.sleep(0.1)
+    assert sampler.status.rows == len(sampler.trace())
+    assert sampler.status.rows > 5
+
+
+def test_a_paused_sampler_stops_when_told(make_sampler):
+    """A pause is no deafness."""
+    sampler = make_sampler()
+    sampler.start()
+    sampler.pause()
+    assert sampler.stop().state is SamplerState.STOPPED

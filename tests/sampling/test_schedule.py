@@ -165,3 +165,28 @@ def test_taken_plus_dropped_is_what_was_due(ticks, first, last):
     seen = sampler_statistics(trace_of(sorted(ticks)), 0, first * period, last * period)
     assert seen.taken + seen.dropped == max(0, last - first + 1)
     assert seen.taken == len([t for t in ticks if first <= t <= last])
+
+
+def test_ticks_of_a_pause_are_paused_and_not_dropped():
+    """Spacing across a pause is no gap; a tick that is missing elsewhere is dropped as ever."""
+    ticks = [*range(10), *range(30, 35), *range(36, 41)]
+    found = sampler_statistics(trace_of(ticks), 0, pauses_ns=[(950 * MS, 2950 * MS)])
+    assert (found.taken, found.paused, found.dropped) == (20, 20, 1)
+    assert found.longest_gap_periods == 2
+    assert found.dt.max_s == pytest.approx(0.2)
+    without = sampler_statistics(trace_of(ticks), 0)
+    assert (without.dropped, without.paused, without.longest_gap_periods) == (21, 0, 21)
+
+
+@pytest.mark.parametrize(("first_missing", "dropped"), [(9, 0), (8, 1)])
+def test_a_pause_excuses_one_tick_before_it_and_no_more(first_missing, dropped):
+    """A sampler may see the request just before it was stamped, by at most one period."""
+    ticks = [*range(first_missing), *range(30, 41)]
+    assert sampler_statistics(trace_of(ticks), 0, pauses_ns=[(950 * MS, 2950 * MS)]).dropped == dropped
+
+
+def test_a_window_counts_the_pauses_inside_it_only():
+    """Ticks of a pause outside of the window are not its own."""
+    ticks = [*range(10), *range(30, 41)]
+    found = sampler_statistics(trace_of(ticks), 0, 3100 * MS, 4000 * MS, pauses_ns=[(950 * MS, 2950 * MS)])
+    assert (found.taken, found.paused, found.dropped) == (10, 0, 0)

@@ -142,6 +142,27 @@ class DeviceSpec:
         return f"{self.kind}:{shown}" if shown else self.kind
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverSamples:
+    """What a driver kept of one channel in a buffer of its own, oldest first; empty where it refused."""
+
+    channel: str
+    code: int
+    """Error code of asking for them; :data:`READ_OK` or why there are none."""
+    timestamp_us: tuple[int, ...] = ()
+    """The driver's own timestamps. Their clock is the wall's: only differences mean anything here."""
+    values: tuple[float, ...] = ()
+    """In the channel's unit."""
+
+
+@runtime_checkable
+class BufferedDevice(Protocol):
+    """A device whose driver keeps samples, with its own timestamps: the most direct sight of how often its sensor updates."""
+
+    def driver_samples(self) -> Sequence[DriverSamples]:
+        """The buffers as they are now, one per channel that has one; reading them does not empty them."""
+
+
 @runtime_checkable
 class Device(Protocol):
     """What an instrument needs of a device."""

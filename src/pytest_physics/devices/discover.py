@@ -96,12 +96,12 @@ def choose_devices(text: str) -> DeviceChoice:
     if kind == AUTO:
         raise ConfigurationError(f"'auto' takes no selector (got '{text}'); name a device: {_FORMS}.")
     if kind not in KINDS:
-        raise ConfigurationError(
-            f"There is no device kind '{kind}'{nearest(kind, (AUTO, *KINDS))}; devices are {_FORMS}."
-        )
+        raise ConfigurationError(f"There is no device kind '{kind}'{nearest(kind, (AUTO, *KINDS))}; devices are {_FORMS}.")
     if colon and not selector:
         raise ConfigurationError(f"'{text}' names no device after the colon; devices are {_FORMS}.")
     spec = DeviceSpec(kind=kind, parameters=_PARSERS[kind](selector))
+    if kind == "replay":
+        return DeviceChoice(specs=importlib.import_module("pytest_physics.devices.replay").recorded_specs(spec))
     banner = f"GPU numbers are SIMULATED: '{spec}' was asked for." if kind == "twin" else ""
     return DeviceChoice(specs=(spec,), banner=banner)
 
@@ -154,9 +154,7 @@ def _twin_parameters(selector: str) -> Mapping[str, Any]:
     preset = selector or DEFAULT_PRESET
     presets = tuple(importlib.import_module("pytest_physics.devices.twin").PRESETS)
     if preset not in presets:
-        raise ConfigurationError(
-            f"There is no twin preset '{preset}'{nearest(preset, presets)}; presets are {', '.join(presets)}."
-        )
+        raise ConfigurationError(f"There is no twin preset '{preset}'{nearest(preset, presets)}; presets are {', '.join(presets)}.")
     return {"preset": preset}
 
 

@@ -121,6 +121,16 @@ def open_device(spec: DeviceSpec) -> ReplayDevice:
     return ReplayDevice(Path(parameters.pop("path")), **parameters)
 
 
+def recorded_specs(spec: DeviceSpec) -> tuple[DeviceSpec, ...]:
+    """One specification per instrument of the run directory that ``spec`` names, CPUs last; ``spec`` itself where there is one, or none."""
+    path = Path(spec.parameters["path"])
+    found = [trace.stem.removeprefix("trace-") for trace in sorted(path.glob("trace-*.npy"))] if path.is_dir() else []
+    if "instrument" in spec.parameters or (len(found) < 2 and found != ["cpu"]):
+        return (spec,)
+    ordered = sorted(found, key=lambda name: name == "cpu")
+    return tuple(DeviceSpec(kind="replay", parameters={**spec.parameters, "instrument": name}) for name in ordered)
+
+
 def _trace_path(path: Path, instrument: str | None) -> Path:
     """The trace file that ``path`` and ``instrument`` mean."""
     if path.is_file():

@@ -1,28 +1,31 @@
 """Instrument response: identify what the power channel really is, and use it from then on.
 
 Protocol: a random-telegraph load (dwells between 0.15 and 1.1 update periods, longer ones mixed in for slow sensors), every edge stamped
-by the host; update period, window or lag, and delay follow from the samples alone. The identified model replaces the prior for all
-energies that come after. A sensor identified before is taken from the cache where nothing changed that could change it.
+by the host; update period, window or lag, and delay follow from the samples alone; the driver's own timestamps of its sample buffer,
+where its rate is that of the updates, give the update period more directly, and the two must agree. The identified model replaces the
+prior for all energies that come after. A sensor identified before is taken from the cache where nothing changed that could change it.
 
 Reference: TR122 §5 asked for a rise below 300 ms from a channel that averages over a second; see docs for why that cannot pass.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from pytest_physics.clock import NS_PER_S
+from pytest_physics.devices.base import READ_OK, BufferedDevice
 from pytest_physics.instrument import Instrument
 from pytest_physics.metrology.quality import Provenance
 from pytest_physics.metrology.refusal import RefusedError
 from pytest_physics.metrology.response import UNCALIBRATED_GAIN, UNCALIBRATED_OFFSET_W, SensorModel
 from pytest_physics.metrology.sensor_fit import telegraph
 from pytest_physics.metrology.uncertainty import Estimate, Gate, Recipe
-from pytest_physics.record.identification import LOAD_ON, QUANTITIES, identify
-from pytest_physics.record.sensor_cache import recall, recall_calibration, remember
+from pytest_physics.record.identification import LOAD_ON, QUANTITIES, buffer_table, identify
+from pytest_physics.record.sensor_cache import recall, remember
 from pytest_physics.session import Session
 
 EXPERIMENT = "instrument response"
@@ -71,7 +74,7 @@ def known_sensor(instrument: Instrument, session: Session, load: SwitchedLoad | 
         load.warm_up()  # what follows, the idle baseline first of all, belongs to a device with its context open
     model = cached.record.sensor
     evidence = f"identified {cached.identified_utc} in run {cached.run_id}, {cached.record.evidence}"
-    use_on_known_scale(instrument, session, model, evidence=evidence)
+    session.use_identified(instrument, model, evidence=evidence)
     return InstrumentResponse(model=instrument.sensor or model, estimates=_known_estimates(model))
 
 
@@ -94,19 +97,9 @@ def identify_sensor(instrument: Instrument, session: Session, load: SwitchedLoad
 
 def store_sensor(instrument: Instrument, session: Session, model: SensorModel, *, evidence: str) -> None:
     """Use ``model`` from now on, and keep it for later runs on the same device; a twin is identified by every run."""
-    use_on_known_scale(instrument, session, model, evidence=evidence)
+    session.use_identified(instrument, model, evidence=evidence)
     if not instrument.simulated:
         remember(instrument.device.fingerprint, "power_w", uncalibrated(model), run_id=session.path.name, evidence=evidence)
-
-
-def use_on_known_scale(instrument: Instrument, session: Session, model: SensorModel, *, evidence: str) -> None:
-    """Use ``model``, with the scale of a reference meter where one is known of this very device."""
-    known = recall_calibration(
-        instrument.device.fingerprint, "power_w", max_age_days=session.settings.sensor.max_calibration_age_days
-    )  # fmt: skip
-    if known is not None:
-        model, evidence = known.calibration.calibrated(model), f"{evidence}; {known.evidence}"
-    session.use_sensor(instrument, model, evidence=evidence)
 
 
 def uncalibrated(model: SensorModel) -> SensorModel:
@@ -133,9 +126,25 @@ def _drive_telegraph(instrument: Instrument, session: Session, load: SwitchedLoa
     instrument.sleep(instrument.tail_ns / NS_PER_S)
     with instrument.phase("telegraph") as phase:
         drive(instrument, load, schedule.edge_s)
+        _record_driver_samples(instrument, session, phase.id)  # now, while its buffer holds the load's own updates
         instrument.sleep(2 * slowest_s + 2 * period_s)
     instrument.wait_until_sampled(instrument.clock.now_ns())
     return phase.id
+
+
+def _record_driver_samples(instrument: Instrument, session: Session, phase_id: str) -> None:
+    """Keep the driver's own samples of the power channel, where it has a buffer; its refusal too."""
+    if not isinstance(instrument.device, BufferedDevice):
+        return
+    for kept in instrument.device.driver_samples():
+        if kept.channel == "power_w":
+            refused = kept.code != READ_OK
+            columns = {
+                "code": [kept.code] if refused else np.zeros(len(kept.timestamp_us), np.int64),
+                "timestamp_us": [0] if refused else np.array(kept.timestamp_us, np.int64),
+                "power_w": [math.nan] if refused else np.array(kept.values, np.float64),
+            }
+            session.tabulate(buffer_table(phase_id), columns)
 
 
 def _known_estimates(model: SensorModel, provenance: Provenance = Provenance.MEASURED) -> dict[str, Estimate]:

@@ -2,7 +2,8 @@
 
 Protocol, each part a phase: the random telegraph that identifies the sensor; TR122's square wave with a rise limit derived from what was
 identified; periodic loads of the update period (phase lock) and of the window (notch) at eight start phases each; steady levels, up and
-down; and, in the longer profiles, a slow random load for comparing the energy counter with the readings over up to 30 s. In ``quick`` all
+down; and, in the longer profiles, a slow random load for comparing the energy counter with the readings over up to 30 s, and idle
+stretches with the sampler paused and polling in turns. In ``quick`` all
 of it takes about 85 s on a card that updates ten times a second. What a load or a sensor cannot show is recorded as not tested, with the
 reason.
 
@@ -47,6 +48,8 @@ LEVELS = (0.0, 1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)
 MIN_BURST_READINGS = 8
 MIN_BURST_S = 0.3
 """Length of the evaluated part of a burst, at least."""
+PAUSES = 3
+"""Idle stretches without polling."""
 SLICE_S = 0.006
 """Mean time on, of a load that is switched for a share of its power."""
 SLOW_DWELL_S = 0.5
@@ -100,8 +103,8 @@ CHECKS: Mapping[str, Check] = {
     "notch_w": _check("notch: modulation left", "sensor.notch", "notch"),
     "latency_s": _check("read latency, median", "sensor.latency", "telegraph", probability=0.5),
     "latency_p95_s": _check("read latency, 95 %", "sensor.latency", "telegraph", probability=0.95),
-    "first_read": _check("first reads after a pause that are old", "sensor.first_read", "telegraph"),
-    "polling_w": _check("polling perturbation", "sensor.polling", "telegraph"),
+    "first_read": _check("first reads after a pause that are old", "sensor.first_read", "polling"),
+    "polling_w": _check("polling perturbation", "sensor.polling", "polling"),
 }
 """Checks of the power readings."""
 COUNTER_CHECKS: Mapping[str, Check] = {
@@ -178,7 +181,21 @@ def _drive_all(instrument: Instrument, session: Session, load: SwitchedLoad, tel
     phases["levels"] = _levels(instrument, load, settings.levels_s + sensor.tail_s, session.settings.seed)
     if settings.counter_s and instrument.has("energy_j"):
         phases["counter"] = _slow_random(instrument, load, settings.counter_s, session.settings.seed, sensor)
+    if settings.polling_s:
+        session.settle(instrument)
+        phases["polling"] = paused_in_turns(instrument, settings.polling_s)
     return phases
+
+
+def paused_in_turns(instrument: Instrument, length_s: float) -> str:
+    """Idle, with the sampler polling and paused in turns; it polls before the first pause and after the last, so that a drift is halved."""
+    with instrument.phase("polling") as phase:
+        for _ in range(PAUSES):
+            instrument.sleep(length_s)
+            with instrument.unsampled():
+                instrument.sleep(length_s)
+        instrument.sleep(length_s)
+    return phase.id
 
 
 def _square_wave(instrument: Instrument, load: SwitchedLoad, length_s: float, sensor: SensorModel) -> str:

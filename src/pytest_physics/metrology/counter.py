@@ -118,6 +118,7 @@ def counter_energy(
     t1_ns: ArrayLike,
     *,
     idle: IdlePower,
+    beside: tuple[IdlePower, IdlePower] | None = None,
     head_limit_ns: ArrayLike | None = None,
     tail_limit_ns: ArrayLike | None = None,
     settle_s: float = 0.0,
@@ -132,6 +133,9 @@ def counter_energy(
         Windows, shape (M,), each t1 > t0.
     idle
         Idle power in the same state of the device.
+    beside
+        Idle power just before and just after the windows, where they differ: a card that was in deep idle before an event stays in its
+        working state for seconds after it. Taken off the surplus at that end; None takes ``idle`` for both.
     head_limit_ns, tail_limit_ns
         Latest end of other work before, earliest start of other work after each window; None where there was none.
     settle_s
@@ -145,7 +149,8 @@ def counter_energy(
         limit_s(head_limit_ns, series.origin_ns, len(t0), -math.inf),
         limit_s(tail_limit_ns, series.origin_ns, len(t0), math.inf),
     )
-    bracket = _bracketed(series, t0_s, t1_s, idle_w=idle_w, idle=idle, limits_s=limits, settle_s=settle_s)
+    beside_w = tuple(level.at((t0 + t1) // 2) for level in beside or (idle, idle))
+    bracket = _bracketed(series, t0_s, t1_s, idle_w=idle_w, beside_w=beside_w, idle=idle, limits_s=limits, settle_s=settle_s)
     inner = _interpolated(series, t0_s, t1_s, idle_w, idle)
     wins = bracket.u_j() <= inner.u_j()
 
@@ -219,11 +224,12 @@ def _bracketed(
     t1_s: FloatArray,
     *,
     idle_w: FloatArray,
+    beside_w: tuple[FloatArray, ...],
     idle: IdlePower,
     limits_s: tuple[FloatArray, FloatArray],
     settle_s: float,
 ) -> _Candidate:
-    """From tick to tick around the window, less idle over the surplus."""
+    """From tick to tick around the window, less idle over the surplus, at each end that which was there."""
     if len(series.tick_s) < 3:
         return _nothing(t0_s, t1_s)
     jitter_s = series.tick_jitter_s
@@ -231,11 +237,12 @@ def _bracketed(
     ticks = _ticks(series, t0_s - series.poll_s, t1_s + settle_s + series.poll_s)
     start_s, end_s = series.tick_s[ticks.before], series.tick_s[ticks.after]
     surplus_s = (end_s - start_s) - (t1_s - t0_s)
-    net = series.tick_j[ticks.after] - series.tick_j[ticks.before] - idle_w * (end_s - start_s)
+    idle_j = beside_w[0] * (t0_s - start_s) + idle_w * (t1_s - t0_s) + beside_w[1] * (end_s - t1_s)
+    net = series.tick_j[ticks.after] - series.tick_j[ticks.before] - idle_j
     clear = ticks.exist & (limits_s[0] + settle_s <= start_s) & (end_s <= limits_s[1])
     last = len(series.tick_s) - 1
-    before_w = np.abs(_power_before(series, ticks.before) - idle_w)
-    after_w = np.abs(_power_before(series, np.minimum(ticks.after + 1, last)) - idle_w)
+    before_w = np.abs(_power_before(series, ticks.before) - beside_w[0])
+    after_w = np.abs(_power_before(series, np.minimum(ticks.after + 1, last)) - beside_w[1])
     # power beside the bracket that differs from idle by more than tick timing explains may also lie inside it
     u_beside_w = np.hypot(idle.u_with_drift_w, (2 * np.abs(idle_w) * jitter_s + series.resolution_j) / series.tick_period_s)
     head_j = np.where(before_w > 3 * u_beside_w, before_w, 0.0) * (t0_s - start_s)

@@ -3,6 +3,9 @@
 Guard-banded acceptance (ILAC-G8:09/2019 with w = U; JCGM 106): a claim is accepted only if the whole 95 % interval lies on the right
 side of its limit, so a claim that is true exactly at its limit is accepted in at most 2.5 % of runs. Student's t, never z: with five
 effective samples z would accept 6.1 % (`power-sensors` study, §3.4).
+
+Each claim is judged by itself. A run with many claims may ask for Holm's step-down over all of them (:func:`holm`): then the chance that
+*any* of its VALIDATED or REFUTED is wrong is at most 5 %, whatever the claims have in common.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pytest_physics.metrology.quality import Quality
-from pytest_physics.metrology.uncertainty import Comparison, Estimate, Gate
+from pytest_physics.metrology.uncertainty import COVERAGE, Comparison, Estimate, Gate
 
 MIN_DOF = 10.0
 """A claim is not accepted on fewer effective degrees of freedom: an uncertainty from a handful of values is a guess itself."""
@@ -129,3 +132,48 @@ def _conformance(estimate: Estimate, margin: float, *, strict: bool) -> float:
     if estimate.u == 0:
         return float(margin > 0 or (margin == 0 and not strict))
     return estimate.probability_below(margin)
+
+
+# --- many claims of one run ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HolmStep:
+    """One claim in Holm's step-down."""
+
+    rank: int
+    """1 for the smallest probability of error."""
+    level: float
+    """The share of 5 % at which this claim is judged: 5 % / (m − rank + 1), and from the first failure on the share of that failure."""
+    p_adjusted: float
+    """Probability of error after the correction; decided where it is at most 5 %."""
+    decided: bool
+    """Whether VALIDATED or REFUTED stands."""
+
+
+def error_probability(conformance: float) -> float:
+    """Two-sided probability of error of a verdict, from the probability that the claim holds: at most 5 % where the interval decides."""
+    return 2 * min(conformance, 1 - conformance)
+
+
+def holm(p: Sequence[float]) -> tuple[HolmStep, ...]:
+    """Holm's step-down over the probabilities of error ``p`` of all claims that were judged, in their order.
+
+    The claim of rank j stands if it and all of smaller rank have p ≤ 5 % / (m − j + 1). It needs no independence. Reference: Holm, "A
+    simple sequentially rejective multiple test procedure", Scand. J. Statist. 6 (1979) 65.
+
+    >>> [step.decided for step in holm([0.01, 0.04, 0.03])]
+    [True, False, False]
+    """
+    for value in p:
+        if not 0 <= value <= 1:
+            raise ValueError(f"a probability lies within 0 and 1 (got {value}).")
+    alpha, steps = 1 - COVERAGE, dict[int, HolmStep]()
+    p_adjusted, decided, level = 0.0, True, alpha
+    for rank, index in enumerate(sorted(range(len(p)), key=lambda i: p[i]), start=1):
+        left = len(p) - rank + 1
+        p_adjusted = min(1.0, max(p_adjusted, left * p[index]))
+        level = alpha / left if decided else level
+        decided = decided and p[index] <= level
+        steps[index] = HolmStep(rank=rank, level=level, p_adjusted=p_adjusted, decided=decided)
+    return tuple(steps[index] for index in range(len(p)))

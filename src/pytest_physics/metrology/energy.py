@@ -105,6 +105,8 @@ class _Windows:
     head_limit_s: FloatArray
     tail_limit_s: FloatArray
     idle_w: FloatArray
+    beside_w: tuple[FloatArray, FloatArray]
+    """Idle power before and after each window."""
     u_idle_w: float
     idle_dof: float
     u_clock_s: float
@@ -149,6 +151,7 @@ def window_energy(
     t1_ns: ArrayLike,
     *,
     idle: IdlePower,
+    beside: tuple[IdlePower, IdlePower] | None = None,
     head_limit_ns: ArrayLike | None = None,
     tail_limit_ns: ArrayLike | None = None,
     u_clock_s: float = 0.0,
@@ -163,6 +166,9 @@ def window_energy(
         Windows, shape (M,), each t1 > t0.
     idle
         Idle power in the same state of the device.
+    beside
+        Idle power just before and just after the windows, where they differ and ``idle`` weighs them as the readings do; None where they
+        are the same. Readings at the ends that are as they are need no allowance.
     head_limit_ns
         Latest end of other work before each window, shape (M,); None where the device was idle before all of them.
     tail_limit_ns
@@ -175,7 +181,7 @@ def window_energy(
     tail_s = limit_s(tail_limit_ns, series.origin_ns, len(t0), math.inf)
     order = np.argsort(t0, kind="stable")  # searches in order of time stay in the cache: twice as fast
     limits = head_s[order], tail_s[order]
-    energies = _energies(series, t0[order], t1[order], idle=idle, limits_s=limits, u_clock_s=u_clock_s)
+    energies = _energies(series, t0[order], t1[order], idle=idle, beside=beside or (idle, idle), limits_s=limits, u_clock_s=u_clock_s)
     return energies.take(np.argsort(order, kind="stable"))
 
 
@@ -185,11 +191,12 @@ def _energies(
     t1: IntArray,
     *,
     idle: IdlePower,
+    beside: tuple[IdlePower, IdlePower],
     limits_s: tuple[FloatArray, FloatArray],
     u_clock_s: float,
 ) -> WindowEnergies:
     """Both estimators for every window, the better one chosen."""
-    windows = _prepare(series, t0, t1, idle=idle, limits_s=limits_s, u_clock_s=u_clock_s)
+    windows = _prepare(series, t0, t1, idle=idle, beside=beside, limits_s=limits_s, u_clock_s=u_clock_s)
     extended, shifted = _extended(series, windows), _shifted(series, windows)
     wins = extended.u_j() <= shifted.u_j()
     net = np.where(wins, extended.net_j, shifted.net_j)
@@ -227,6 +234,7 @@ def _prepare(
     t1_ns: IntArray,
     *,
     idle: IdlePower,
+    beside: tuple[IdlePower, IdlePower],
     limits_s: tuple[FloatArray, FloatArray],
     u_clock_s: float,
 ) -> _Windows:
@@ -235,7 +243,7 @@ def _prepare(
     idle_w = idle.at((t0_ns + t1_ns) // 2)
     tail_s = series.sensor.tail_s
     above_j = series.integral_j(t1 + tail_s) - series.integral_j(t0) - idle_w * (t1 + tail_s - t0)
-    shift_s = _centroid_s(series.sensor)
+    shift_s = centroid_s(series.sensor)
     mean, deviation = series.moments(t0 + shift_s, t1 + shift_s)
     step = np.maximum(np.abs(above_j) / (t1 - t0), np.hypot(mean - idle_w, deviation))
     return _Windows(
@@ -244,6 +252,7 @@ def _prepare(
         head_limit_s=limits_s[0],
         tail_limit_s=limits_s[1],
         idle_w=idle_w,
+        beside_w=(beside[0].at(t0_ns), beside[1].at(t1_ns)),
         u_idle_w=idle.u_with_drift_w,
         idle_dof=idle.dof,
         u_clock_s=u_clock_s,
@@ -257,7 +266,7 @@ def _prepare(
     )
 
 
-def _centroid_s(sensor: SensorModel) -> float:
+def centroid_s(sensor: SensorModel) -> float:
     """How much later than the power its readings stand, on average: c = d + W/2 + τ + T/2."""
     return sensor.delay_s + sensor.window_s / 2 + sensor.lag_s + sensor.update_period_s / 2
 
@@ -308,8 +317,8 @@ def _extended(series: PowerSeries, w: _Windows) -> _Candidate:
 def _rest_above_idle_j(series: PowerSeries, w: _Windows) -> FloatArray:
     """Energy that is not the window's, if readings above idle at the ends stood for as long as they can; rectangular."""
     floor = NOISE_FLOOR_FACTOR * math.hypot(series.noise_w, w.u_idle_w, series.sensor.resolution_w)
-    before = np.abs(w.level_w[0] - w.idle_w)
-    after = np.abs(w.level_w[3] - w.idle_w)
+    before = np.abs(w.level_w[0] - w.beside_w[0])
+    after = np.abs(w.level_w[3] - w.beside_w[1])
     head_s = series.sensor.tail_s - series.sensor.update_period_s
     total = np.where(before > floor, before, 0.0) * head_s + np.where(after > floor, after, 0.0) * series.sensor.tail_s
     rest: FloatArray = total / math.sqrt(3)
@@ -319,7 +328,7 @@ def _rest_above_idle_j(series: PowerSeries, w: _Windows) -> FloatArray:
 def _shifted(series: PowerSeries, w: _Windows) -> _Candidate:
     """Readings over the window moved by the response's centroid, with what steps at the edges lose to its width."""
     sensor = series.sensor
-    end_s = w.t1_s + _centroid_s(sensor)
+    end_s = w.t1_s + centroid_s(sensor)
     width_s = math.sqrt((sensor.window_s**2 + series.step_s**2) / 12 + sensor.lag_s**2)
     loss_s = HALF_MEAN_DEVIATION * width_s
     long = w.length_s >= sensor.tail_s

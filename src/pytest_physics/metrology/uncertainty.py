@@ -44,9 +44,9 @@ Distribution = Literal["normal", "rectangular"]
 Operator = Literal["<=", "<", ">=", ">"]
 
 
-def coverage_factor(dof: float) -> float:
-    """Two-sided 95 % quantile of Student's t with ``dof`` > 0 degrees of freedom (infinite allowed)."""
-    upper = 0.5 + COVERAGE / 2
+def coverage_factor(dof: float, coverage: float = COVERAGE) -> float:
+    """Two-sided quantile, 95 % by default, of Student's t with ``dof`` > 0 degrees of freedom (infinite allowed)."""
+    upper = 0.5 + coverage / 2
     return float(special.ndtri(upper) if math.isinf(dof) else special.stdtrit(dof, upper))
 
 
@@ -383,14 +383,14 @@ def _merged(components: Iterable[Component]) -> tuple[Component, ...]:
     return tuple(by_source.values())
 
 
-def expanded_uncertainty(components: Iterable[Component]) -> float:
-    """U with 95 % coverage of the sum of independent errors; 0 for none."""
+def expanded_uncertainty(components: Iterable[Component], coverage: float = COVERAGE) -> float:
+    """U with 95 % coverage, or another, of the sum of independent errors; 0 for none."""
     merged = _merged(components)
     if not merged:
         return 0.0
     u = math.sqrt(sum(c.contribution**2 for c in merged))
     split = _dominated(merged, u)
-    return coverage_factor(_effective_dof(merged)) * u if split is None else _expanded_of_sum(*split)
+    return coverage_factor(_effective_dof(merged), coverage) * u if split is None else _expanded_of_sum(*split, coverage)
 
 
 def probability_below(components: Iterable[Component], margin: float) -> float:
@@ -416,12 +416,12 @@ def _dominated(components: Sequence[Component], u: float) -> tuple[float, float,
     return math.sqrt(3) * abs(largest.contribution), rest_u, max(FEWEST_DOF, _effective_dof(rest))
 
 
-def _expanded_of_sum(half: float, rest_u: float, dof: float) -> float:
-    """Half-width that holds 95 % of a rectangle of half-width ``half`` convolved with ``rest_u``·t(dof)."""
+def _expanded_of_sum(half: float, rest_u: float, dof: float, coverage: float) -> float:
+    """Half-width that holds ``coverage`` of a rectangle of half-width ``half`` convolved with ``rest_u``·t(dof)."""
     if rest_u < 1e-9 * half:
-        return COVERAGE * half
-    upper = half + coverage_factor(dof) * rest_u
-    return float(optimize.brentq(lambda x: _within(x, half, rest_u, dof) - COVERAGE, 0.0, upper, xtol=1e-12 * upper))
+        return coverage * half
+    upper = half + coverage_factor(dof, coverage) * rest_u
+    return float(optimize.brentq(lambda x: _within(x, half, rest_u, dof) - coverage, 0.0, upper, xtol=1e-12 * upper))
 
 
 def _within(x: float, half: float, rest_u: float, dof: float) -> float:

@@ -21,7 +21,7 @@ Reference: data of Yang, Adamek, Armour, "Part-time Power Measurements" (arXiv 2
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import numpy as np
@@ -47,6 +47,8 @@ POLL_RATIO = 2.5
 """Polls must be at least this many times as dense as updates."""
 MAX_RESIDUAL_RATIO = 0.2
 """Largest standard deviation of changes about their comb, in periods."""
+SAME_UPDATES = 0.1
+"""A driver's buffer whose rate is this near to that of the polled updates holds those updates, and must agree with them."""
 CACHE_REVISITS = 0.3
 """Share of changes, within little more than a poll, back to the value before last, from which two caches are recognised."""
 CENSORED_CHANGES = 500
@@ -238,6 +240,43 @@ def compare_periods(polled: UpdatePeriod, driver: UpdatePeriod, *, scope: str = 
         remedy="" if agree else "use the polled period for what is polled; the buffer's rate holds for the buffer only",
         warning=True,
     )
+
+
+def cross_checked(polled: UpdatePeriod, driver: UpdatePeriod, *, scope: str = "power channel") -> tuple[UpdatePeriod, Gate]:
+    """The update period to state, from polls and from the driver's own timestamps, and a gate that says whose it is.
+
+    A buffer that runs at the rate of the polled updates holds those updates: its timestamps need no comb, so they are used, and the comb
+    is their cross-check. What is left between the two, up to the limit of :func:`compare_periods`, is in the uncertainty. A buffer at
+    another rate (newer cards keep about one sample a second) tells nothing of what a reader gets: the polls are used. The instants of the
+    comb stay those of the polls, whose clock is the run's.
+
+    Raises
+    ------
+    RefusedError
+        Where the two are within a tenth of each other, so that they are about the same updates, and disagree.
+    """
+    agreement = compare_periods(polled, driver, scope=scope)
+    both = f"the driver's buffer updates every {driver.period_s * 1e3:.4f} ms, the polls see {polled.period_s * 1e3:.4f} ms"
+    if agreement.passed:
+        u_period_s = math.hypot(driver.u_period_s, (driver.period_s - polled.period_s) / math.sqrt(3))
+        used = replace(polled, period_s=driver.period_s, u_period_s=u_period_s)
+        return used, replace(agreement, name="update period: driver against polls", reason=f"{both}: the driver's is used", warning=False)
+    measured, limit = agreement.measured or 0.0, agreement.limit or 0.0
+    if measured <= SAME_UPDATES:
+        refuse(
+            "update period: driver against polls",
+            scope=scope,
+            measured=measured,
+            limit=limit,
+            unit="1",
+            reason=f"{both}: {measured:.2%} apart (limit {limit:.2%}), so one of them is wrong about the same updates",
+            remedy="Look for a clock that was set during the measurement, and for other readers of this device; then identify again.",
+        )
+    slower = "slower" if driver.period_s > polled.period_s else "faster"
+    reason = f"{both}: the buffer runs {slower} than what is read, so the polls are used"
+    return polled, replace(
+        agreement, name="update period: driver against polls", limit=None, passed=True, reason=reason, remedy="", warning=True
+    )  # fmt: skip
 
 
 def _sharp(changes: Changes) -> BoolArray:

@@ -14,13 +14,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pytest_physics.clock import NS_PER_S
+from pytest_physics.devices.base import READ_OK, describe_error
 from pytest_physics.metrology.quality import Quality
 from pytest_physics.metrology.refusal import RefusedError
 from pytest_physics.metrology.response import SensorModel
 from pytest_physics.metrology.sensor_faults import STALE_PERIODS, staleness_gate
 from pytest_physics.metrology.sensor_fit import Load, SensorFit, Shape, fit_sensor, response
 from pytest_physics.metrology.uncertainty import Component, Estimate, Gate
-from pytest_physics.metrology.update_period import Readings, UpdatePeriod, fit_update_period, readings_on_comb
+from pytest_physics.metrology.update_period import (
+    Readings,
+    UpdatePeriod,
+    cross_checked,
+    driver_period,
+    fit_update_period,
+    readings_on_comb,
+)
 from pytest_physics.metrology.updates import seconds_since
 from pytest_physics.record.data import RunData
 from pytest_physics.record.schema import PhaseRecord
@@ -41,6 +49,11 @@ class Identification:
     """What a telegraph phase tells of the sensor."""
 
     period: UpdatePeriod
+    """The update period as it is stated: the driver's own where its buffer runs at the rate of the updates, else that of the polls."""
+    comb: UpdatePeriod
+    """The comb of the polls, on the run's clock: the instants of the readings."""
+    driver: Gate
+    """What the driver's buffer says, and whether it is used."""
     fit: SensorFit
     resolution_w: float
 
@@ -67,8 +80,9 @@ def _identified(data: RunData, phase: PhaseRecord) -> Identification | RefusedEr
     power = np.asarray(trace.values("power_w"))
     channel = next(c for c in data.instrument(phase.instrument).channels if c.name == "power_w")
     try:
-        period = fit_update_period(before, after, power, scope=phase.instrument)
-        readings = readings_on_comb(before, after, power, period)
+        comb = fit_update_period(before, after, power, scope=phase.instrument)
+        period, driver = period_with_driver(data, phase, comb)
+        readings = readings_on_comb(before, after, power, comb)
         load = load_of(data, phase, readings.origin_ns)
         fit = fit_sensor(readings, load, update_period_s=period.period_s, scope=phase.instrument)
         for gate in (telegraph_staleness(data, phase, period.period_s), outliers_gate(readings, load, fit, phase.id)):
@@ -76,7 +90,38 @@ def _identified(data: RunData, phase: PhaseRecord) -> Identification | RefusedEr
                 raise RefusedError(gate)  # noqa: TRY301 -- a refusal like those of the fits
     except RefusedError as refusal:
         return refusal
-    return Identification(period=period, fit=fit, resolution_w=channel.resolution)
+    return Identification(period=period, comb=comb, driver=driver, fit=fit, resolution_w=channel.resolution)
+
+
+def buffer_table(phase_id: str) -> str:
+    """Name of the table that holds what the driver's buffers had at the end of a telegraph phase."""
+    return f"driver-samples-{phase_id}"
+
+
+def period_with_driver(data: RunData, phase: PhaseRecord, comb: UpdatePeriod) -> tuple[UpdatePeriod, Gate]:
+    """The update period by the driver's own timestamps, where there are any at this rate; else by the polls. And what the driver says.
+
+    Raises ``RefusedError`` where driver and polls disagree about the same updates.
+    """
+    name = f"{buffer_table(phase.id)}-1"
+    if not data.has_table(name):
+        return comb, _without_driver(phase.id, "the device offers no buffer of the driver's")
+    rows = data.table(name)
+    codes = [int(code) for code in np.unique(rows["code"]) if code != READ_OK]
+    if codes:
+        return comb, _without_driver(phase.id, f"the driver's buffer answers with {describe_error(codes[0])}")
+    try:
+        driver = driver_period(rows["timestamp_us"], scope=phase.instrument)
+    except RefusedError as refusal:
+        return comb, _without_driver(phase.id, refusal.gate.reason)
+    return cross_checked(comb, driver, scope=phase.instrument)
+
+
+def _without_driver(scope: str, why: str) -> Gate:
+    return Gate(
+        name="update period: driver against polls", scope=scope, measured=None, limit=None, unit="1", passed=True, warning=True,
+        reason=f"{why}: the polls are used, without a cross-check",
+    )  # fmt: skip
 
 
 def telegraph_staleness(data: RunData, phase: PhaseRecord, update_period_s: float) -> Gate:
@@ -124,8 +169,14 @@ def timing_estimate(data: RunData, phase: PhaseRecord, quantity: str) -> Estimat
         )  # fmt: skip
     value, u, unit = QUANTITIES[quantity](found)
     spread = Component(label="fit", source=f"{quantity}|{phase.id}", contribution=u, dof=TIMING_DOF, evaluation="A")
-    shape = "comb fit" if quantity == "update_period_s" else f"telegraph fit, {found.fit.best.named_shape.value}"
-    return Estimate(value=value, unit=unit, components=(spread,), quality=Quality.GOOD, estimator=shape)
+    if quantity == "update_period_s":
+        by_driver = found.period is not found.comb
+        estimator = "driver's timestamps, comb fit of the polls as cross-check" if by_driver else "comb fit of the polls"
+        return Estimate(
+            value=value, unit=unit, components=(spread,), quality=Quality.GOOD, estimator=estimator, gates=(found.driver,)
+        )  # fmt: skip
+    estimator = f"telegraph fit, {found.fit.best.named_shape.value}"
+    return Estimate(value=value, unit=unit, components=(spread,), quality=Quality.GOOD, estimator=estimator)
 
 
 def _dead_fraction(found: Identification) -> tuple[float, float, str]:

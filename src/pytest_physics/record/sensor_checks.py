@@ -4,6 +4,7 @@ A check looks at one phase, found by the names of its windows, and at the telegr
 
 * *square wave*: one window :data:`~pytest_physics.record.identification.LOAD_ON` between two idle spans;
 * *phase lock* and *notch*: windows :data:`BURST`, each a periodic load, labelled with their ``start`` phase and ``load_period_s``;
+* *polling*: idle, with the sampler paused and polling in turns: phases :data:`~pytest_physics.record.schema.PAUSE` inside;
 * *levels*: windows :data:`LEVEL`, each a steady load, labelled with its ``share`` of the full one;
 * everything else comes from the telegraph itself.
 
@@ -17,21 +18,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from pytest_physics.clock import NS_PER_S
+from pytest_physics.metrology.counter import CounterSeries
 from pytest_physics.metrology.latency import quantile_interval
 from pytest_physics.metrology.quality import Quality
 from pytest_physics.metrology.refusal import RefusedError, refuse
 from pytest_physics.metrology.response import SensorModel
 from pytest_physics.metrology.sensor_faults import (
     PAUSE_S,
+    counter_mean_power,
     first_after_pause,
     first_after_pause_gate,
     latency_modes_gate,
     phase_lock_gate,
+    polling_gate,
     quantisation,
 )
 from pytest_physics.metrology.sensor_fit import ModelFit, Shape, modulation, notch_gate
@@ -40,7 +45,7 @@ from pytest_physics.metrology.uncertainty import Component, Estimate, Gate, cove
 from pytest_physics.metrology.updates import distinct_updates
 from pytest_physics.record.data import RunData
 from pytest_physics.record.identification import LOAD_ON, Identification, identify, telegraph_staleness
-from pytest_physics.record.schema import PhaseRecord, WindowRecord
+from pytest_physics.record.schema import PAUSE, PhaseRecord, WindowRecord
 from pytest_physics.record.window_energy import true_energy_between
 from pytest_physics.sampling.trace import FloatArray, IntArray, Trace
 
@@ -290,7 +295,8 @@ def _first_read(parameters: Parameters, data: RunData) -> Estimate:
     pauses = int(np.count_nonzero(first_after_pause(trace.t_ns)))
     if pauses < 2:
         reason = (
-            f"the sampler reads throughout the run and made {pauses} pauses of more than {PAUSE_S:g} s, so that no value can be a leftover"
+            f"the sampler reads throughout and made {pauses} pauses of more than {PAUSE_S:g} s, so that no value can be a leftover; "
+            "'sensor.polling_s' (set in the profiles 'standard' and 'publish') makes it pause"
         )
         return not_tested("first read after a pause", phase.id, "1", reason)
     gate = first_after_pause_gate(trace.t_ns, power_of(trace), update_period_s=sensor.update_period_s, scope=phase.id)
@@ -298,14 +304,82 @@ def _first_read(parameters: Parameters, data: RunData) -> Estimate:
 
 
 def _polling(parameters: Parameters, data: RunData) -> Estimate:
-    """What polling does to idle power."""
+    """What polling does to idle power: mean power by the energy counter, with the sampler polling and paused in turns."""
     phase = data.phase(parameters["phase"])
-    rate_hz = NS_PER_S / data.instrument(phase.instrument).period_ns
-    reason = (
-        f"the sampler polls at {rate_hz:.4g} Hz throughout the run, so that there is no span without polling to compare with; "
-        "a faster second reader would not show whether a slower one already holds the card out of its deep idle"
-    )
-    return not_tested("polling perturbation", phase.id, "W", reason)
+    trace, rate_hz = phase_samples(data, phase), NS_PER_S / data.instrument(phase.instrument).period_ns
+    if not trace.has("energy_j"):
+        return not_tested(
+            "polling perturbation", phase.id, "W", "without polling only an energy counter measures, and this device has none"
+        )
+    spans = _polling_spans(data, phase, trace)
+    if spans is None:
+        reason = (
+            f"the sampler polls at {rate_hz:.4g} Hz throughout; 'sensor.polling_s' (set in the profiles 'standard' and 'publish') pauses it"
+        )
+        return not_tested("polling perturbation", phase.id, "W", reason)
+    quiet, polled = (series_of_spans([power for power, _ in side], [u for _, u in side]) for side in spans)
+    gate = polling_gate(quiet[0], polled[0], u_quiet_w=quiet[1], u_polled_w=polled[1], poll_rate_hz=rate_hz, scope=phase.id)
+    parts = [part(f"idle {name}", f"polling|{name}|{phase.id}", u) for name, (_, u) in {"polled": polled, "paused": quiet}.items()]
+    return Estimate(
+        value=polled[0] - quiet[0], unit="W", components=tuple(parts), quality=Quality.GOOD,
+        estimator=f"energy counter over {len(spans[1])} polled and {len(spans[0])} paused idle spans", gates=(gate,),
+    )  # fmt: skip
+
+
+def series_of_spans(power_w: list[float], u_w: list[float]) -> tuple[float, float]:
+    """Mean of equal spans, and its standard uncertainty: the larger of what each states and what they scatter."""
+    n = len(power_w)
+    stated = math.sqrt(sum(u * u for u in u_w)) / n
+    scatter = float(np.std(power_w, ddof=1)) / math.sqrt(n) if n > 1 else 0.0
+    return float(np.mean(power_w)), max(stated, scatter)
+
+
+Span = tuple[float, float]
+"""Mean power in watts, and its standard uncertainty."""
+
+
+def _polling_spans(data: RunData, phase: PhaseRecord, trace: Trace) -> tuple[list[Span], list[Span]] | None:
+    """Idle power of the spans with the sampler paused and of those around them; None without a pause.
+
+    A pause goes from the last read before it to the first one after it that is fresh: two ticks of the counter later.
+    """
+    own = [
+        p
+        for p in data.phases_of(phase.instrument)
+        if p.name == PAUSE and phase.t0_ns <= p.t0_ns and (p.t1_ns or 0) <= int(phase.t1_ns or 0)
+    ]
+    t_ns, energy_j = trace.t_ns, np.asarray(trace.values("energy_j"))
+    known = np.isfinite(energy_j)
+    t_ns, energy_j = t_ns[known], energy_j[known]
+    tick_s = CounterSeries.of(t_ns, energy_j).tick_period_s
+    if not own or not math.isfinite(tick_s):
+        return None
+    fresh_ns = round(2 * tick_s * NS_PER_S)
+    begins = np.searchsorted(t_ns, [p.t0_ns for p in own], side="right") - 1
+    ends = np.minimum(np.searchsorted(t_ns, [int(p.t1_ns or 0) + fresh_ns for p in own]), len(t_ns) - 1)
+
+    def power(first: int, last: int) -> Span:
+        duration_s = (t_ns[last] - t_ns[first]) / NS_PER_S
+        return counter_mean_power(float(energy_j[first]), float(energy_j[last]), float(duration_s), tick_s=tick_s)
+
+    paused = [power(int(a), int(b)) for a, b in zip(begins, ends, strict=True)]
+    polled = [power(int(a), int(b)) for a, b in zip([0, *ends], [*begins, len(t_ns) - 1], strict=True)]
+    return paused, polled
+
+
+def _polling_truth(parameters: Parameters, data: RunData) -> Estimate | None:
+    """The twin's true difference of idle power between the polled and the paused spans."""
+    phase = data.phase(parameters["phase"])
+    own = [
+        p
+        for p in data.phases_of(phase.instrument)
+        if p.name == PAUSE and phase.t0_ns <= p.t0_ns and (p.t1_ns or 0) <= int(phase.t1_ns or 0)
+    ]
+    if not own or data.truth_table(phase.instrument) is None or not phase_samples(data, phase).has("energy_j"):
+        return None
+    edges = [phase.t0_ns, *(t for p in own for t in (p.t0_ns, int(p.t1_ns or 0))), int(phase.t1_ns or 0)]
+    power = [float(true_energy_between(data, phase.instrument, a, b) or 0.0) / (b - a) * NS_PER_S for a, b in pairwise(edges)]
+    return Estimate.exact(float(np.mean(power[::2]) - np.mean(power[1::2])), "W")
 
 
 # --- periodic loads --------------------------------------------------------------------------------------------------
@@ -412,7 +486,7 @@ SENSOR_LEAVES: dict[str, tuple[Leaf, Truth | None]] = {
     "sensor.resolution": (refusing("W", _resolution), _resolution_truth),
     "sensor.latency": (_latency, None),
     "sensor.first_read": (_first_read, None),
-    "sensor.polling": (_polling, None),
+    "sensor.polling": (_polling, _polling_truth),
     "sensor.phase_lock": (refusing("1", _phase_lock), _lock_truth),
     "sensor.notch": (refusing("W", _notch), _notch_truth),
 }

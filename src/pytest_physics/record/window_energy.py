@@ -27,6 +27,7 @@ from pytest_physics.metrology.energy import (
     PowerSeries,
     Term,
     WindowEnergies,
+    centroid_s,
     net_of_baseline,
     window_energy,
     window_estimates,
@@ -46,6 +47,12 @@ HEAD_UPDATES = 20
 """Sensor updates looked at before a window, beyond the sensor's tail."""
 BESIDE_UPDATES = 4
 """Updates after the tail that show the idle level there."""
+MIN_SPLIT = 3 * BESIDE_UPDATES
+"""Fewer updates are not searched for a change of level."""
+LEVEL_CHANGE = 5.0
+"""A change of idle level is larger than this many typical differences of neighbours."""
+Level = tuple[float, float, int]
+"""Mean power in watts, its standard uncertainty, and the number of updates behind it."""
 WITHOUT_POWER = SensorModel(update_period_s=0.1)
 """Stands for the readings of a device that has only a counter."""
 CONTEXT_S = 2.0
@@ -182,7 +189,10 @@ def counter_idle_of(data: RunData, baselines: Sequence[BaselineRecord]) -> IdleP
 
 def _counter_level(data: RunData, baseline: BaselineRecord) -> tuple[float, float] | None:
     """Mean power by the counter over a baseline, and its standard uncertainty; None where it did not tick often enough."""
-    found = _counter_levels(data.trace(baseline.instrument).between(baseline.t0_ns, baseline.t1_ns))
+    key = f"counter level|{baseline.id}"  # a baseline is over when it is recorded, and every window asks for it
+    if key not in data.memory:
+        data.memory[key] = _counter_levels(data.trace(baseline.instrument).between(baseline.t0_ns, baseline.t1_ns))
+    found: Level | None = data.memory[key]
     return None if baseline.mean_w is None or found is None or found[2] <= MIN_TICKS else found[:2]
 
 
@@ -278,18 +288,19 @@ def _integral(data: RunData, around: _Surroundings) -> WindowEnergies:
         sensor=around.sensor,
         gap_threshold_s=data.settings.sampling.gap_threshold_s,
     )
+    idle = _idle_beside(around)
     return window_energy(
-        series, window.t0_ns, window.t1_ns, idle=_idle_beside(around), head_limit_ns=around.head_limit_ns,
+        series, window.t0_ns, window.t1_ns, idle=idle, beside=_both(_sides(around), idle, 0.0), head_limit_ns=around.head_limit_ns,
         tail_limit_ns=around.tail_limit_ns,
     )  # fmt: skip
 
 
 def _counter(data: RunData, around: _Surroundings, baselines: Sequence[BaselineRecord]) -> WindowEnergies:
     trace, window = around.trace, around.window
-    idle, u_zero_w = _idle_beside_by_counter(data, around, baselines)
+    idle, beside, u_zero_w = _idle_beside_by_counter(data, around, baselines)
     series = CounterSeries.of(trace.t_ns, np.asarray(trace.values("energy_j")), gap_threshold_s=data.settings.sampling.gap_threshold_s)
     energies = counter_energy(
-        series, window.t0_ns, window.t1_ns, idle=idle, head_limit_ns=around.head_limit_ns,
+        series, window.t0_ns, window.t1_ns, idle=idle, beside=beside, head_limit_ns=around.head_limit_ns,
         tail_limit_ns=around.tail_limit_ns, settle_s=around.sensor.tail_s,
     )  # fmt: skip
     # the counter is read from tick to tick around the window; idle energy is taken off over that surplus, with this error
@@ -298,19 +309,31 @@ def _counter(data: RunData, around: _Surroundings, baselines: Sequence[BaselineR
     return replace(energies, terms={**energies.terms, "offset": zero})
 
 
-def _idle_beside_by_counter(data: RunData, around: _Surroundings, baselines: Sequence[BaselineRecord]) -> tuple[IdlePower, float]:
-    """Idle level beside the window on the counter's scale, and what stays unknown of that scale in watts.
+def _idle_beside_by_counter(
+    data: RunData, around: _Surroundings, baselines: Sequence[BaselineRecord]
+) -> tuple[IdlePower, tuple[IdlePower, IdlePower] | None, float]:
+    """Idle level around the window on the counter's scale, that before and that after it, and what stays unknown of the scale in watts.
 
     Over the baselines counter and power sensor saw the same: what they differ by there is taken off the readings beside the window.
     """
-    beside, sensor = _idle_beside(around), around.sensor
+    idle, sensor = _idle_beside(around), around.sensor
     power, counter = idle_of(baselines), counter_idle_of(data, baselines)
-    level_w = beside.power_w[0]
+    level_w = idle.power_w[0]
+    sides = _sides(around)
     if power is None or counter is None or not around.trace.has("power_w"):
-        return beside, math.hypot(sensor.u_offset_w, sensor.u_gain * level_w) if around.trace.has("power_w") else 0.0
+        u_zero_w = math.hypot(sensor.u_offset_w, sensor.u_gain * level_w) if around.trace.has("power_w") else 0.0
+        return idle, _both(sides, idle, 0.0), u_zero_w
     known_w, shift_w = float(np.mean(power.power_w)), float(np.mean(counter.power_w) - np.mean(power.power_w))
-    shifted = replace(beside, power_w=(level_w + shift_w,), u_w=math.hypot(beside.u_w, counter.u_w))
-    return shifted, sensor.u_gain * abs(level_w - known_w)
+    shifted = replace(idle, power_w=(level_w + shift_w,), u_w=math.hypot(idle.u_w, counter.u_w))
+    return shifted, _both(sides, shifted, shift_w), sensor.u_gain * abs(level_w - known_w)
+
+
+def _both(sides: tuple[Level | None, Level | None], idle: IdlePower, shift_w: float) -> tuple[IdlePower, IdlePower] | None:
+    """The levels before and after the window, moved by ``shift_w``; None where one of them is not known."""
+    before, after = sides
+    if before is None or after is None:
+        return None
+    return replace(idle, power_w=(before[0] + shift_w,)), replace(idle, power_w=(after[0] + shift_w,))
 
 
 def _idle_beside(around: _Surroundings) -> IdlePower:
@@ -319,10 +342,7 @@ def _idle_beside(around: _Surroundings) -> IdlePower:
     A device with a counter alone has the counter's mean power there, weighted alike on both sides.
     """
     window, sensor = around.window, around.sensor
-    head_from = max(around.head_limit_ns + around.tail_ns, window.t0_ns - HEAD_UPDATES * around.update_ns)
-    before = _levels(around, head_from, window.t0_ns)
-    tail_from = window.t1_ns + around.tail_ns
-    after = _levels(around, tail_from, min(around.tail_limit_ns, tail_from + around.tail_ns + BESIDE_UPDATES * around.update_ns))
+    before, after = _sides(around)
     sides = [side for side in (before, after) if side is not None]
     if not sides:
         return _lowest_level(around)
@@ -330,14 +350,29 @@ def _idle_beside(around: _Surroundings) -> IdlePower:
         (mean, u, n) = sides[0]
         return IdlePower.constant(mean, u_w=u, dof=max(1.0, n - 1.0), identity=f"beside|{window.id}")
     powered = around.trace.has("power_w")
-    head_share = (sensor.delay_s + sensor.window_s / 2 + sensor.lag_s) / sensor.tail_s if powered else 0.5
+    # what is integrated from t0 to t1 + tail stands for what was drawn from the centroid of the response before t0 on
+    head_share = min(1.0, centroid_s(sensor) / sensor.tail_s) if powered else 0.5
     mean = head_share * before[0] + (1 - head_share) * after[0]
     u = math.hypot(head_share * before[1], (1 - head_share) * after[1])
     return IdlePower.constant(mean, u_w=u, dof=max(1.0, before[2] + after[2] - 2.0), identity=f"beside|{window.id}")
 
 
-def _levels(around: _Surroundings, t0_ns: int, t1_ns: int) -> tuple[float, float, int] | None:
-    """Mean, standard uncertainty and number of the distinct updates in a span; None with fewer than two."""
+def _sides(around: _Surroundings) -> tuple[Level | None, Level | None]:
+    """Levels before the window and after its tail."""
+    window = around.window
+    head_from = max(around.head_limit_ns + around.tail_ns, window.t0_ns - HEAD_UPDATES * around.update_ns)
+    tail_from = window.t1_ns + around.tail_ns
+    after_until = min(around.tail_limit_ns, tail_from + around.tail_ns + BESIDE_UPDATES * around.update_ns)
+    beyond = 1 + 2 * around.tail_ns / max(after_until - tail_from, around.update_ns)  # from the middle of the span back to the window's end
+    return _levels(around, head_from, window.t0_ns), _levels(around, tail_from, after_until, beyond=beyond)
+
+
+def _levels(around: _Surroundings, t0_ns: int, t1_ns: int, *, beyond: float = 1.0) -> Level | None:
+    """The distinct updates in a span, from the last change of level on; None with fewer than two.
+
+    A card that cools leaks less and less: a trend that is more than noise, carried on to where the level is used (``beyond`` times half
+    of the span), is part of the uncertainty.
+    """
     span = around.trace.between(t0_ns, t1_ns)
     if not span.has("power_w"):
         return _counter_levels(span)
@@ -345,9 +380,34 @@ def _levels(around: _Surroundings, t0_ns: int, t1_ns: int) -> tuple[float, float
     index = distinct_updates(span.t_ns, power, around.sensor.update_period_s)
     if len(index) < 2:
         return None
-    chosen = power[index]
+    chosen = power[index][_last_step(power[index], around.sensor.resolution_w) :]
     spread = max(float(np.std(chosen, ddof=1)), around.sensor.resolution_w / math.sqrt(12))
-    return float(np.mean(chosen)), spread / math.sqrt(len(chosen)), len(chosen)
+    u_w = math.hypot(spread / math.sqrt(len(chosen)), beyond * _trend_w(chosen) / math.sqrt(3))
+    return float(np.mean(chosen)), u_w, len(chosen)
+
+
+def _trend_w(values: FloatArray) -> float:
+    """How far the second half of readings lies from the first, less what noise explains; 0 for fewer than four."""
+    half = len(values) // 2
+    if half < MIN_UPDATES:
+        return 0.0
+    noise_w = float(np.sqrt(np.mean(np.diff(values) ** 2) / 2))
+    return max(0.0, abs(float(values[-half:].mean() - values[:half].mean())) - 2 * noise_w * math.sqrt(2 / half))
+
+
+def _last_step(values: FloatArray, resolution_w: float) -> int:
+    """Where the level of readings last changed for good: a card may fall into deep idle just before a window. 0 where it did not.
+
+    Noise is taken from differences of neighbours, which one change of level does not move.
+    """
+    if len(values) < MIN_SPLIT:
+        return 0
+    noise_w = max(float(np.median(np.abs(np.diff(values)))), resolution_w)
+    splits = np.arange(BESIDE_UPDATES, len(values) - BESIDE_UPDATES + 1)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    steps = np.abs((sums[-1] - sums[splits]) / (len(values) - splits) - sums[splits] / splits)
+    best = int(np.argmax(steps))
+    return int(splits[best]) if steps[best] > LEVEL_CHANGE * noise_w else 0
 
 
 def _counter_levels(span: Trace) -> tuple[float, float, int] | None:

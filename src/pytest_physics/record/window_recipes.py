@@ -70,7 +70,7 @@ def window_duration(parameters: Parameters, data: RunData) -> Estimate:
         quality=Quality.ESTIMATE,  # one duration says nothing of its scatter
         provenance=provenance_of(data, window.instrument),
         estimator="clock",
-        gates=(*_clock_runs(window), *_host_gates(data, window.t0_ns, window.t1_ns, window.instrument, window.id)),
+        gates=(*_clock_runs(window), *host_gates_of(data, window.t0_ns, window.t1_ns, window.instrument, window.id)),
     )
 
 
@@ -135,7 +135,7 @@ def windows_time_per_work(parameters: Parameters, data: RunData) -> Estimate:
         quality=Quality.GOOD if len(times) >= 3 else Quality.NO_DATA,
         provenance=provenance_of(data, instrument),
         estimator="median of windows",
-        gates=(*_host_gates(data, t0, t1, instrument, scope), *_canary_gates(data, *canaries, scope=scope)),
+        gates=(*host_gates_of(data, t0, t1, instrument, scope), *_canary_gates(data, *canaries, scope=scope)),
     )
 
 
@@ -152,7 +152,7 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
     return ordered[max(0, below - 1)], ordered[min(n - 1, n - below)]
 
 
-def _host_gates(data: RunData, t0_ns: int, t1_ns: int, instrument: str, scope: str) -> tuple[Gate, ...]:
+def host_gates_of(data: RunData, t0_ns: int, t1_ns: int, instrument: str, scope: str) -> tuple[Gate, ...]:
     """CPU-side gates of a real-time span; nothing on a virtual clock or for an instrument without these channels."""
     trace = data.trace(instrument)
     if not any(trace.has(name) for name in ("own_wait_ns", "pressure_cpu_ns", "steal_ns")):
@@ -245,7 +245,7 @@ def repetition_latency(parameters: Parameters, data: RunData) -> Estimate:
     resolution_s = data.instrument(instrument).clock_resolution_ns / NS_PER_S
     first = data.window(parameters["first"]) if "first" in parameters else None
     estimate = latency_estimate(windows, parameters["probability"], resolution_s=resolution_s, first=first)
-    host = _host_gates(data, windows[0].t0_ns, windows[-1].t1_ns, instrument, f"{windows[0].id} to {windows[-1].id}")
+    host = host_gates_of(data, windows[0].t0_ns, windows[-1].t1_ns, instrument, f"{windows[0].id} to {windows[-1].id}")
     return replace(estimate, provenance=provenance_of(data, instrument), gates=(*estimate.gates, *host))
 
 

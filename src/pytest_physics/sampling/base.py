@@ -87,6 +87,12 @@ class Sampler(Protocol):
     def stop(self) -> SamplerStatus:
         """Stop and close the trace; doing it again returns the same status."""
 
+    def pause(self) -> None:
+        """Read nothing from now on; the sampler lives on, and the ticks that pass are no dropped ones."""
+
+    def resume(self) -> None:
+        """Read again, on the same grid."""
+
     @property
     def status(self) -> SamplerStatus:
         """The sampler's account of itself, now or at its end."""

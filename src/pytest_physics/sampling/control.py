@@ -1,8 +1,8 @@
 """The control block: one page of shared memory between a sampler process and the process that started it.
 
-The sampler writes what it does; the parent writes only the stop request. The page is anonymous memory handed over as a file
-descriptor, so a crash leaves nothing behind and a full disk cannot touch it. A sequence number that is odd during an update
-tells a reader to look again.
+The sampler writes what it does; the parent writes only what it asks for, to stop or to pause. The page is anonymous memory
+handed over as a file descriptor, so a crash leaves nothing behind and a full disk cannot touch it. A sequence number that is
+odd during an update tells a reader to look again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from pytest_physics.sampling.base import SamplerState
 MAX_CHANNELS = 64
 _STOP = struct.Struct("<Q")
 _STOP_OFFSET = 0
+_PAUSE_OFFSET = 7
+"""The last byte of the stop request's word, which is a small number."""
 _SEQUENCE = struct.Struct("<Q")
 _SEQUENCE_OFFSET = 8
 _PROGRESS = struct.Struct("<9q")
@@ -74,6 +76,15 @@ class ControlBlock:
     def request_stop(self) -> None:
         """Ask the sampler to stop at its next look."""
         _STOP.pack_into(self._memory, _STOP_OFFSET, 1)
+
+    def request_pause(self, *, paused: bool) -> None:
+        """Ask the sampler to read nothing, or to read again, from its next tick on; one byte, written at once."""
+        self._memory[_PAUSE_OFFSET] = int(paused)
+
+    @property
+    def pause_requested(self) -> bool:
+        """Whether the parent asked for a pause."""
+        return self._memory[_PAUSE_OFFSET] != 0
 
     @property
     def stop_requested(self) -> bool:

@@ -46,6 +46,14 @@ class VirtualDevice(Protocol):
         """Read all C channels at N increasing instants up to now: values and error codes, both of shape (N, C)."""
 
 
+@runtime_checkable
+class PolledDevice(Protocol):
+    """A simulated device on which being read has an effect."""
+
+    def set_polled(self, polled: bool) -> None:
+        """Whether somebody reads the device from now on."""
+
+
 class InlineSampler:
     """Samples ``device`` into ``trace_path`` every ``period_s`` of its virtual clock."""
 
@@ -71,6 +79,7 @@ class InlineSampler:
         self._channels = tuple(channel.name for channel in device.channels)
         self._dtype = row_dtype(self._channels)
         self._writer: TraceWriter | None = None
+        self._paused = False
         self._state = SamplerState.STARTING
         self._error = ""
         self._latest: FloatArray = np.zeros(0)
@@ -79,6 +88,8 @@ class InlineSampler:
         self._read_errors = 0
         self._tripped = False
         self._thermal_trips = 0
+        self._mapped: tuple[int, Trace] | None = None
+        """The trace as it was last mapped, and its rows then."""
 
     # --- life -----------------------------------------------------------------------------------------------------------
 
@@ -96,6 +107,19 @@ class InlineSampler:
         self._clock_moved(now_ns - 1, now_ns)
         self._device.clock.subscribe(self._clock_moved)
 
+    def pause(self) -> None:
+        """Read nothing from now on."""
+        self._set_paused(paused=True)
+
+    def resume(self) -> None:
+        """Read again from the next tick on."""
+        self._set_paused(paused=False)
+
+    def _set_paused(self, *, paused: bool) -> None:
+        self._paused = paused
+        if isinstance(self._device, PolledDevice):
+            self._device.set_polled(not paused)
+
     def stop(self) -> SamplerStatus:
         """Close the trace and return the final status; doing it again changes nothing."""
         if self._state is SamplerState.STARTING:
@@ -110,7 +134,7 @@ class InlineSampler:
         return self.status
 
     def _clock_moved(self, before_ns: int, after_ns: int) -> None:
-        if self._state is not SamplerState.RUNNING:
+        if self._state is not SamplerState.RUNNING or self._paused:
             return
         first, last = self._grid.tick_at_or_after(before_ns + 1), self._grid.tick_at_or_before(after_ns)
         for start in range(first, last + 1, ROWS_AT_ONCE):
@@ -186,8 +210,11 @@ class InlineSampler:
         return self._last_sample_ns is not None and self._last_sample_ns >= t_ns
 
     def trace(self) -> Trace:
-        """The samples so far."""
-        return Trace.load(self.trace_path, instrument=self.instrument, period_ns=self.period_ns)
+        """The samples so far; the file is mapped anew only where it has grown."""
+        rows = self._writer.rows if self._writer else 0
+        if self._mapped is None or self._mapped[0] != rows:
+            self._mapped = rows, Trace.load(self.trace_path, instrument=self.instrument, period_ns=self.period_ns)
+        return self._mapped[1]
 
     def statistics(self, t0_ns: int | None = None, t1_ns: int | None = None) -> SamplerStatistics:
         """How well the grid was kept; on a virtual clock, perfectly while it ran."""

@@ -130,6 +130,14 @@ class ProcessSampler:
             raise SamplerError(f"the sampler of '{self.instrument}' ({self.spec}) could not start: {self._reason()}")
         self._channels = block.channels
 
+    def pause(self) -> None:
+        """Read nothing from the next tick on."""
+        self._require_block().request_pause(paused=True)
+
+    def resume(self) -> None:
+        """Read again from the next tick on."""
+        self._require_block().request_pause(paused=False)
+
     def stop(self) -> SamplerStatus:
         """Stop the process, close the trace and return the final status; doing it again changes nothing."""
         if self._final is not None:

@@ -8,10 +8,11 @@ never as fewer ticks asked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pytest_physics.clock import NS_PER_S
 from pytest_physics.sampling.schedule import Grid
@@ -49,6 +50,8 @@ class SamplerStatistics:
     """Ticks that were taken."""
     dropped: int
     """Ticks that were due and not taken."""
+    paused: int
+    """Ticks that were not due because the sampler was told to pause."""
     lateness: Quantiles
     """Start of the read minus the time it was due."""
     dt: Quantiles
@@ -70,7 +73,9 @@ class SamplerStatistics:
         return self.dropped / due if due else math.nan
 
 
-def sampler_statistics(trace: Trace, origin_ns: int, t0_ns: int | None = None, t1_ns: int | None = None) -> SamplerStatistics:
+def sampler_statistics(
+    trace: Trace, origin_ns: int, t0_ns: int | None = None, t1_ns: int | None = None, *, pauses_ns: Sequence[tuple[int, int]] = ()
+) -> SamplerStatistics:
     """Statistics of the ticks due within ``[t0_ns, t1_ns]``; each end defaults to the trace's own.
 
     Parameters
@@ -81,25 +86,30 @@ def sampler_statistics(trace: Trace, origin_ns: int, t0_ns: int | None = None, t
         t_0 of its grid.
     t0_ns, t1_ns
         Window on the trace's clock.
+    pauses_ns
+        Spans in which the sampler was told to pause: their ticks count as paused, and the spacing across them as nothing. A tick may be
+        taken or missed within one period of either end.
     """
     grid = Grid(origin_ns=origin_ns, period_ns=trace.period_ns)
     first, last = _due_ticks(trace, grid, t0_ns, t1_ns)
     start, stop = (int(i) for i in np.searchsorted(trace.tick, [first, last + 1]))
     rows = trace.rows[start:stop]
     starts: IntArray = rows["t_before_ns"]
-    dt_ns = np.diff(starts)
+    paused = _paused_ticks(grid, pauses_ns, trace.tick[start:stop], first, last)
+    dt_ns = np.diff(starts)[~_across(starts, pauses_ns)]
     counts, _ = np.histogram(dt_ns / trace.period_ns, bins=np.asarray(DT_EDGES_PERIODS))
     failed = np.count_nonzero(rows["errors"], axis=0)
     return SamplerStatistics(
         period_s=trace.period_ns / NS_PER_S,
         taken=len(rows),
-        dropped=max(0, last + 1 - first) - len(rows),
+        dropped=max(0, last + 1 - first) - len(rows) - paused,
+        paused=paused,
         lateness=Quantiles.of_ns(starts - (origin_ns + rows["tick"] * trace.period_ns)),
         dt=Quantiles.of_ns(dt_ns),
         dt_edges_periods=DT_EDGES_PERIODS,
         dt_counts=tuple(int(n) for n in counts),
         read_errors={name: int(n) for name, n in zip(trace.channels, failed, strict=True) if n},
-        longest_gap_periods=_longest_gap(trace, start, stop, t0_ns, t1_ns),
+        longest_gap_periods=_longest_gap(trace, (start, stop), t0_ns, t1_ns, pauses_ns),
     )
 
 
@@ -112,11 +122,30 @@ def _due_ticks(trace: Trace, grid: Grid, t0_ns: int | None, t1_ns: int | None) -
     return first, max(last, first - 1)
 
 
-def _longest_gap(trace: Trace, start: int, stop: int, t0_ns: int | None, t1_ns: int | None) -> float:
-    """Longest spacing that touches rows ``start:stop``, the neighbours on each side included; in periods."""
+def _paused_ticks(grid: Grid, pauses_ns: Sequence[tuple[int, int]], taken: IntArray, first: int, last: int) -> int:
+    """Ticks within ``first`` to ``last`` that fell into a pause and were not taken; the sampler may know of it one period before."""
+    count = 0
+    for begin_ns, end_ns in pauses_ns:
+        low, high = max(first, grid.tick_at_or_before(begin_ns)), min(last, grid.tick_at_or_after(end_ns))
+        count += max(0, high - low + 1) - int(np.count_nonzero((taken >= low) & (taken <= high)))
+    return count
+
+
+def _across(starts: FloatArray | IntArray, pauses_ns: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:
+    """For each pair of neighbouring reads, whether some part of a pause lies between them."""
+    across = np.zeros(max(0, len(starts) - 1), np.bool_)
+    for begin_ns, end_ns in pauses_ns:
+        across |= (starts[:-1] < end_ns) & (starts[1:] > begin_ns)
+    return across
+
+
+def _longest_gap(trace: Trace, own: tuple[int, int], t0_ns: int | None, t1_ns: int | None, pauses_ns: Sequence[tuple[int, int]]) -> float:
+    """Longest spacing that touches the rows from ``own[0]`` to before ``own[1]``, the neighbours on each side included; in periods."""
+    start, stop = own
     marks: FloatArray = trace.rows["t_before_ns"][max(0, start - 1) if t0_ns is not None else start : stop + (t1_ns is not None)]
     if t0_ns is not None and start == 0:
         marks = np.append(t0_ns, marks)
     if t1_ns is not None and stop == len(trace):
         marks = np.append(marks, t1_ns)
-    return float(np.max(np.diff(marks))) / trace.period_ns if len(marks) > 1 else math.nan
+    gaps = np.diff(marks)[~_across(marks, pauses_ns)] if len(marks) > 1 else np.zeros(0)
+    return float(np.max(gaps)) / trace.period_ns if len(gaps) else math.nan

@@ -11,6 +11,7 @@ float64 below 2⁵³.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,9 +89,10 @@ class Trace:
 
     def between(self, t0_ns: int, t1_ns: int, *, margin: int = 0) -> Trace:
         """Rows with t0 ≤ t ≤ t1, and ``margin`` rows more on each side where there are."""
-        before = self.rows["t_before_ns"]
-        start = max(0, int(np.searchsorted(before, t0_ns, side="left")) - margin)
-        stop = min(len(self.rows), int(np.searchsorted(before, t1_ns, side="right")) + margin)
+        before = np.asarray(self.rows["t_before_ns"])
+        # bisect reads 17 of 100,000 rows; searchsorted would copy the column first, which does not lie in one piece
+        start = max(0, bisect_left(before, t0_ns) - margin)
+        stop = min(len(self.rows), bisect_right(before, t1_ns) + margin)
         return Trace(instrument=self.instrument, rows=self.rows[start:stop], period_ns=self.period_ns)
 
     @classmethod

@@ -130,6 +130,11 @@ class Worker:
         progress.state = SamplerState.RUNNING
         self._publish(now_ns())
         while self._sleep_until(grid.time_ns(tick)):
+            if self._block.pause_requested:
+                self._flush_batch(writer)
+                batch_since_ns = 0
+                tick = grid.following(tick, now_ns())
+                continue
             before_ns = now_ns()
             values, errors = _read(device, len(self._channels))
             after_ns = now_ns()
@@ -146,6 +151,13 @@ class Worker:
             progress.dropped += following - tick - 1
             tick = following
             self._publish(after_ns, values)
+
+    def _flush_batch(self, writer: TraceWriter) -> None:
+        """Write what waits for the others of its batch: in a pause none will come."""
+        writer.flush()
+        if self._progress.last_sample_ns != self._last_before_ns:
+            self._progress.rows, self._progress.last_sample_ns = writer.rows, self._last_before_ns
+            self._publish(time.perf_counter_ns())
 
     def _watch_temperature(self, values: Sequence[float]) -> None:
         if self._thermal is None or self._temperature < 0:

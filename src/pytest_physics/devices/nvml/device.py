@@ -343,7 +343,9 @@ def _branch(driver: str) -> int:
 def _checked(spec: DeviceSpec) -> Mapping[str, Any]:
     for key in spec.parameters:
         if key not in _PARAMETERS:
-            raise ConfigurationError(f"An nvml device has no parameter '{key}'{nearest(key, _PARAMETERS)}; it has {', '.join(_PARAMETERS)}.")
+            raise ConfigurationError(
+                f"An nvml device has no parameter '{key}'{nearest(key, _PARAMETERS)}; it has {', '.join(_PARAMETERS)}."
+            )
     chosen = [key for key in SELECTORS if key in spec.parameters]
     if len(chosen) > 1:
         raise ConfigurationError(f"An nvml device is named by one of {', '.join(SELECTORS)} (got {' and '.join(chosen)}).")

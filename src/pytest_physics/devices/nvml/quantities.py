@@ -9,17 +9,20 @@ Reference: NVML API reference (``nvml.h``): field ids, units, and the enumeratio
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_physics.devices.base import READ_OK, ReadingKind
+from pytest_physics.devices.base import READ_OK, DriverSamples, ReadingKind
 from pytest_physics.devices.nvml.library import attempt
 
 POWER_FIELD = (186, 0)
 """Instantaneous power of the GPU: field and scope."""
 MODULE_POWER_FIELD = (186, 1)
 """The same of the module, GPU and CPU."""
+
+POWER_SAMPLES = 0
+"""Which of the driver's rings holds power: ``NVML_TOTAL_POWER_SAMPLES``."""
 
 _DIE, _SM_CLOCK, _MEMORY_CLOCK = 0, 1, 2
 _SHUTDOWN, _SLOWDOWN, _MEMORY_MAXIMUM = 0, 1, 2
@@ -91,6 +94,14 @@ def number(function: str, channel: str, kind: ReadingKind, unit: float, *argumen
 def field_value(answer: Any, unit: float) -> float:  # noqa: ANN401 -- ctypes structure
     """Value of one successful field, in the channel's unit."""
     return float(getattr(answer.value, _VALUE_TYPES[answer.valueType]) * unit)
+
+
+def power_samples(value_type: int, samples: Iterable[Any]) -> DriverSamples:
+    """The driver's ring of power samples, oldest first; slots that were never filled (timestamp 0) are left out."""
+    filled = sorted((int(s.timeStamp), getattr(s.sampleValue, _VALUE_TYPES[value_type]) * 1e-3) for s in samples if s.timeStamp)
+    return DriverSamples(
+        channel="power_w", code=READ_OK, timestamp_us=tuple(t for t, _ in filled), values=tuple(float(w) for _, w in filled)
+    )  # fmt: skip
 
 
 def _p_state(steps: int) -> float:

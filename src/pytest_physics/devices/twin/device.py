@@ -160,6 +160,10 @@ class TwinDevice:
         """Put ``load`` on the card from now on."""
         self._physics.set_load(self.clock.now_ns(), load)
 
+    def set_polled(self, polled: bool) -> None:
+        """Whether somebody reads the card from now on; only a card with the fault ``polling`` minds."""
+        self._physics.set_polled(self.clock.now_ns(), polled=polled)
+
     def idle(self) -> None:
         """Take the load off."""
         self.set_load(IDLE)
@@ -239,7 +243,7 @@ class TwinDevice:
         (latest,), _ = ring.latest(np.array([now_ns]))
         t_ns = ring.time(np.arange(latest - RING + 1, latest + 1))
         t_ns = t_ns[t_ns >= self._origin_ns]
-        values = self._power.read(t_ns.astype(np.int64))
+        values = self._power.read(np.ceil(t_ns).astype(np.int64))
         stamps = tuple(BUFFER_EPOCH_US + int(t) // 1000 for t in t_ns.tolist())
         return (DriverSamples(channel="power_w", code=READ_OK, timestamp_us=stamps, values=tuple(values.tolist())),)
 
@@ -330,9 +334,11 @@ class TwinDevice:
 
     def _power_sensor(self, design: SensorDesign, stream: str) -> PowerSensor:
         gain, offset = (float(truncated_normal(self.seed, what, 0)[0]) for what in ("gain", "offset"))
+        changed = [(fault.span_ns(self._origin_ns)[0], fault.number) for fault in self.faults if fault.kind == "averaging"]
         return PowerSensor(
             design, self._physics.history, seed=self.seed, stream=stream, origin_ns=self._origin_ns,
             gain=1 + self.preset.u_gain * gain, offset_w=self.preset.u_offset_w * offset, stalls=self._spans_ns("sensor_stall"),
+            averaging=changed[0] if changed and stream == "power" else None,
         )  # fmt: skip
 
     def _instruments(self) -> tuple[PowerSensor, PowerSensor | None, EnergyCounter | None, UtilisationMeter]:

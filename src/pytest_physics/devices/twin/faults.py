@@ -46,6 +46,13 @@ FAULT_KINDS: Mapping[str, FaultKind] = {
     "channel_absent": FaultKind(effect="the card has no such channel", when="always", value="energy_j"),
     "stale": FaultKind(effect="every reading stays what it was at the start: the driver answers from a cache"),
     "sensor_stall": FaultKind(effect="the power sensors publish nothing new; all else goes on"),
+    "averaging": FaultKind(
+        effect="power_w averages over this many seconds, as after a driver update that gave the channel another meaning",
+        when="start",
+        value=1.0,
+        limits=(1e-3, 10.0),
+    ),
+    "polling": FaultKind(effect="while the card is polled its idle power is higher by this many watts", value=1.0, limits=(0.0, 1000.0)),
     "counter_reset": FaultKind(effect="the energy counter begins at 0 again", when="start"),
     "counter_half_rate": FaultKind(effect="the energy counter counts half of the energy"),
     "spike": FaultKind(effect="power reads as this many watts", value=1.2, limits=(0.0, math.inf)),

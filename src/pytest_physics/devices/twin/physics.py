@@ -108,10 +108,11 @@ class Physics:
         self.card = card
         self.load = IDLE
         self.allocated_bytes = 0
+        self.polled = True
         self.history = History(len(card.thermal.capacities_j_per_k))
         self._resistance_k_per_w = card.thermal.settled_c(1.0)[0] - card.thermal.ambient_c
         self._start_ns, self._seed = start_ns, seed
-        self._faults = [fault for fault in faults if fault.kind in {"bimodal_idle", "foreign_process", "thermal_slowdown"}]
+        self._faults = [fault for fault in faults if fault.kind in {"bimodal_idle", "foreign_process", "polling", "thermal_slowdown"}]
         self._edges_ns = sorted({edge for fault in self._faults for edge in fault.span_ns(start_ns)})
         self._control_ns = round(card.control_period_s * 1e9)
         self._thermal_limit_hz = card.boost_clock_hz
@@ -133,6 +134,13 @@ class Physics:
         self.advance(t_ns)
         if load != self.load:
             self.load = load
+            self._begin(t_ns, looks=False)
+
+    def set_polled(self, t_ns: int, *, polled: bool) -> None:
+        """Begin or end being polled at ``t_ns``; on a card that does not mind, nothing happens."""
+        self.advance(t_ns)
+        changed, self.polled = self.polled != polled, polled
+        if changed and any(fault.kind == "polling" for fault in self._faults):
             self._begin(t_ns, looks=False)
 
     def set_allocated(self, t_ns: int, allocated_bytes: int) -> None:
@@ -261,6 +269,7 @@ class Physics:
         rested_s = (t_ns - self._idle_since_ns) * 1e-9
         regime = self._idle_regime(die_c, deep=self.card.deep_idle_w is not None and rested_s >= self.card.deep_idle_hold_s)
         extra_w = sum(fault.number for fault in self._in_force("bimodal_idle", t_ns) if self._slot_is_high(t_ns))
+        extra_w += sum(fault.number for fault in self._in_force("polling", t_ns) if self.polled)
         return replace(regime, base_w=regime.base_w + extra_w) if extra_w else regime
 
     def _idle_regime(self, die_c: float, *, deep: bool) -> _Regime:

@@ -16,10 +16,12 @@ ideal           1       1      –    by definition: no noise, no jitter, no sca
 
 Reference: Yang, Adamek, Armour, "Part-time Power Measurements" (arXiv 2312.02741) and its repository. Noise is the fitted
 residual for rtx3090 (0.29 W) and k40 (0.15 W); other noise, all delays and jitter, and the counter ticks ("20 to 100 ms" by
-several sources) are assumed. Idle powers of the laptop card are TR122's (deep idle 1.2–3.5 W, active idle 20–26 W); the
-rtx3090's are 20.8 W (public log) and about 120 W (the study's traces: 127–133 W warm). Everything else about the cards
-(clocks, limits, memory, peak rates, heat capacities) is near the makers' data sheets and *assumed*: it makes plausible
-physics and is no statement about a product.
+several sources) are assumed. The driver's ring of samples (``buffer_updates``): public logs of ``nvidia-smi -q -d POWER``
+show 119 samples over 118 s on an Ada card (rtx4080-laptop), 90 s on a 350 W card (rtx3090), 2.38 s on a Pascal card (v100,
+assumed alike). Idle powers of the laptop card are TR122's (deep idle 1.2–3.5 W, active idle 20–26 W); the rtx3090's are 20.8
+W (public log) and about 120 W (the study's traces: 127–133 W warm). Everything else about the cards (clocks, limits, memory,
+peak rates, heat capacities) is near the makers' data sheets and *assumed*: it makes plausible physics and is no statement
+about a product.
 """
 
 from __future__ import annotations
@@ -142,6 +144,9 @@ class TwinPreset:
     """Tick of ``energy_j``; None where the generation has no counter."""
     throttle_counters: bool = True
     """Whether the cumulative throttle counters exist (fields 74, 75, 269–271)."""
+    buffer_updates: float | None = None
+    """The driver keeps every this-many-th update of ``power_w`` in a ring of :data:`RING`, with its own timestamps; 1 keeps all of them.
+    None where nothing is known of its ring: then it has none."""
     utilisation_period_s: float = 1 / 6
     """Window and period of the utilisation reading; the driver states 1/6 s to 1 s."""
     u_gain: float = UNCALIBRATED_GAIN
@@ -220,7 +225,7 @@ _IDEAL = Card(
 _SECOND = 1.0
 _PRESETS = (
     TwinPreset(
-        name="rtx4080-laptop", card=_RTX4080_LAPTOP,
+        name="rtx4080-laptop", card=_RTX4080_LAPTOP, buffer_updates=9.913,
         power=SensorDesign(update_period_s=0.100, window_s=0.100, resolution_w=0.001),
         average=SensorDesign(update_period_s=0.100, window_s=_SECOND, resolution_w=0.001, noise_w=0.1),
     ),
@@ -231,11 +236,11 @@ _PRESETS = (
         average=SensorDesign(update_period_s=0.100, window_s=_SECOND, noise_w=0.2),
     ),
     TwinPreset(
-        name="v100", card=_V100, counter_period_s=0.020,
+        name="v100", card=_V100, counter_period_s=0.020, buffer_updates=1.0,
         power=SensorDesign(update_period_s=0.020, window_s=0.0106, delay_s=0.004, noise_w=0.5, jitter_s=0.0001, resolution_w=0.1),
     ),
     TwinPreset(
-        name="rtx3090", card=_RTX3090,
+        name="rtx3090", card=_RTX3090, buffer_updates=7.563,
         power=SensorDesign(update_period_s=0.099970, window_s=0.0999, noise_w=0.29),
         average=SensorDesign(update_period_s=0.099970, window_s=1.060, noise_w=0.1),
     ),
@@ -244,7 +249,7 @@ _PRESETS = (
         power=SensorDesign(update_period_s=0.015, lag_s=0.050, delay_s=0.004, noise_w=0.15, jitter_s=0.0001),
     ),
     TwinPreset(
-        name="ideal", card=_IDEAL, counter_period_s=0.001, utilisation_period_s=0.01,
+        name="ideal", card=_IDEAL, counter_period_s=0.001, buffer_updates=1.0, utilisation_period_s=0.01,
         u_gain=0.0, u_counter_gain=0.0, offset_limit_w=0.0,
         power=SensorDesign(
             update_period_s=0.001, window_s=0.001, delay_s=0.0, noise_w=0.0, jitter_s=0.0, resolution_w=0.001,
@@ -255,5 +260,7 @@ _PRESETS = (
 
 PRESETS: Mapping[str, TwinPreset] = MappingProxyType({preset.name: preset for preset in _PRESETS})
 """Every card a twin can be, by name."""
+RING = 119
+"""Samples in a driver's ring: in every public log."""
 DEFAULT_PRESET = "rtx4080-laptop"
 """TR122's machine."""

@@ -115,8 +115,10 @@ class PowerSensor:
 
     def __init__(
         self, design: SensorDesign, history: History, *, seed: int, stream: str, origin_ns: int,
-        gain: float, offset_w: float, stalls: tuple[tuple[int, int], ...] = (),
+        gain: float, offset_w: float, stalls: tuple[tuple[int, int], ...] = (), averaging: tuple[int, float] | None = None,
     ) -> None:  # fmt: skip
+        """``averaging``: from which instant on the window is another one, and how long, in seconds."""
+
         def drawn(what: str) -> float:
             return float(truncated_normal(seed, f"{stream}|{what}", 0)[0])
 
@@ -130,6 +132,9 @@ class PowerSensor:
         self.lag_s = design.lag_s * width
         self.delay_s = design.delay_s + design.u_delay_s * drawn("delay")
         self.gain, self.offset_w = gain, offset_w
+        self._averaging = averaging
+        if averaging is not None and averaging[0] <= origin_ns:
+            self.window_s, self.lag_s = averaging[1], 0.0
         self._design = design
         self._history = history
         self._lag = Lag(history, self.lag_s) if self.lag_s else None
@@ -137,10 +142,19 @@ class PowerSensor:
     def read(self, t_ns: IntArray) -> FloatArray:
         """Readings at each instant, in watts."""
         k, t_k = self.comb.latest(t_ns)
-        power = self.offset_w + self.gain * self.response_w(t_k)
+        power = self.offset_w + self.gain * self._published_w(t_k)
         power += self._design.noise_w * normal(self.comb.seed, f"{self.comb.stream}|noise", k)
         step = self._design.resolution_w
         return np.maximum(np.round(power / step), 0.0) * step  # the driver's number is unsigned
+
+    def _published_w(self, t_ns: FloatArray) -> FloatArray:
+        """The response, or from the fault's begin on a plain average over its window."""
+        if self._averaging is None:
+            return self.response_w(t_ns)
+        since_ns, window_s = self._averaging
+        end_ns = t_ns - self.delay_s * 1e9
+        average = (energy_at(self._history, end_ns) - energy_at(self._history, end_ns - window_s * 1e9)) / window_s
+        return np.where(t_ns >= since_ns, average, self.response_w(t_ns))
 
     def response_w(self, t_ns: FloatArray) -> FloatArray:
         """``(h ∗ P)(t − d)``: what a sensor without scale error or noise would publish at each instant, in watts."""
