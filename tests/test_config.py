@@ -73,7 +73,10 @@ def test_on_a_virtual_clock_nothing_is_shortened(tmp_path, profile):
 def test_profiles_never_touch_a_limit(tmp_path):
     """A profile that is too short for a gate makes that gate say so; it never weakens it."""
     durations = {"settle_s", "duration_s", "budget_s", "repetitions", "window_s", "latency_s", "model", "prompt_tokens", "new_tokens"}
-    durations |= {"levels_s", "counter_s", "square_s", "telegraph_s", "profile"}
+    durations |= {"levels_s", "rhythm_s", "counter_s", "square_s", "telegraph_s", "profile"}
+    durations |= {"sustain_s", "ramp_s", "ramp_cycles", "kernel_s", "host_contexts", "host_batches", "host_repetitions", "host_sustain_s"}
+    durations |= {"sequences", "features", "batches", "block", "model_steps", "model_lambdas_per_j"}
+    durations |= {"polling_s", "contrast_s", "steps", "replicate_share", "signature_idle_s", "signature_load_s", "signature_replicates", "shape"}
     quick = flat(load_settings(tmp_path))
     for profile in PROFILES:
         changed = {name for name, value in flat(load_settings(tmp_path, profile=profile)).items() if value != quick[name]}
@@ -147,6 +150,17 @@ def test_settings_survive_their_record():
     assert again.digest() == settings.digest()
 
 
+OTHER_VALUES = {
+    "sampling.period_s": 0.5, "profile": "standard", "experiment.batches": (2,), "claims.correction": "holm", "routing.field": "graded",
+    "routing.batches": 60, "routing.block": 2, "routing.points": ("uniform@0#1",),
+    "training.shape": "distilgpt2", "history.metrics": ("x",), "history.skip": ("x",),
+    "history.lower_is_better": ("x",), "history.higher_is_better": ("x",),
+    "prices.electricity": {"per_kwh": 0.3, "currency": "EUR", "source": "a tariff", "date": "2026-01-15"},
+    "prices.carbon": {"g_per_kwh": 380.0, "source": "a grid", "date": "2025-12-31"},
+}  # fmt: skip
+"""Settings that do not take just any other value of their type."""
+
+
 def test_the_digest_is_stable_and_sees_every_setting():
     """A known value, so that old runs still verify; and another one for each single change."""
     base = Settings()
@@ -154,9 +168,11 @@ def test_the_digest_is_stable_and_sees_every_setting():
     assert len(base.digest()) == 64
     seen = {base.digest()}
     for name, value in flat(base).items():
-        changed = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v * 1.01 + 0.001}.get(type(value), lambda v: v)(value)
-        changed = {"sampling.period_s": 0.5, "profile": "standard", "experiment.batches": (2,)}.get(name, changed)
-        changed = f"{value}x" if isinstance(value, str) and name != "profile" else changed
+        changed = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v * 1.01 + 0.001, tuple: lambda v: (*v, 3)}.get(
+            type(value), lambda v: v
+        )(value)
+        changed = f"{value}x" if isinstance(value, str) else changed
+        changed = OTHER_VALUES.get(name, changed)
         section, _, key = name.rpartition(".")
         seen.add(Settings.model_validate({section: {key: changed}} if section else {name: changed}).digest())
     assert len(seen) == 1 + len(flat(base))

@@ -10,7 +10,7 @@ A profile sets durations and repetitions, never the limits of gates: where a pro
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import hashlib
 import json
 import tomllib
@@ -149,7 +149,7 @@ class ElectricityPrice(Section):
     """Three letters (ISO 4217): ``EUR``."""
     source: str = Field(min_length=1)
     """Who states it: a tariff, a contract, a statistic."""
-    date: datetime.date
+    date: dt.date
     """When it was valid."""
 
 
@@ -159,7 +159,7 @@ class CarbonIntensity(Section):
     g_per_kwh: float = Field(ge=0)
     """Carbon dioxide equivalent in grams."""
     source: str = Field(min_length=1)
-    date: datetime.date
+    date: dt.date
 
 
 class PriceSettings(Section):
@@ -200,7 +200,7 @@ class StressSettings(Section):
 class RoutingSettings(Section):
     """Size of the routing sweep and of its small language model."""
 
-    field: str = "published-warming"
+    field: Literal["published", "published-warming", "graded", "cooling"] = "published-warming"
     """Thermal field of the experts: a name from ``metrology.thermal_field.FIELDS``."""
     gates: int = Field(default=12, ge=2)
     """Seeded gates; fewer than 12 make every claim INVALID."""
@@ -217,7 +217,7 @@ class RoutingSettings(Section):
     points: tuple[str, ...] = ()
     """Points to run, as ``router@λ#gate``; empty runs all. One job of an array runs some, ``pytest-physics routing merge`` joins them."""
     model_seeds: int = Field(default=12, ge=2)
-    """Seeds of the small language model."""
+    """Seeds of the small language model; fewer than 12 make its claims INVALID."""
     model_steps: int = Field(default=8, ge=1)
     """Training steps of each."""
     model_lambdas_per_j: tuple[Annotated[float, Field(ge=0)], ...] = Field(default=(0.0, 1.0), min_length=2)
@@ -234,29 +234,53 @@ class RoutingSettings(Section):
 
 
 class HistorySettings(Section):
-    """Comparison with earlier runs; see docs/history.md."""
+    """How a run is compared with earlier ones, by ``--physics-compare`` and ``pytest-physics history check``."""
 
-    index: str = "runs/history.sqlite3"
-    """The index of earlier runs; never the truth, and made anew at any time."""
-    delta: float = Field(default=0.05, gt=0)
-    """Relative change that does not matter: no worse than this is VALIDATED."""
-    last: int = Field(default=20, ge=2)
-    """How many of the latest valid runs are compared with."""
-    fewest: int = Field(default=5, ge=2)
-    """Fewer valid runs than these cannot show their scatter: INVALID."""
+    index: str = Field(default="runs/history.sqlite3", min_length=1)
+    """The index of earlier runs, on a local disk: SQLite does not survive several writers on a network file system."""
+    delta: float = Field(default=0.05, ge=0, lt=1)
+    """Claimed of each metric: no worse than the earlier runs by more than this share."""
+    last: int = Field(default=20, ge=3)
+    """How many of the latest valid runs under equal conditions are compared with."""
+    fewest: int = Field(default=5, ge=3)
+    """With fewer of them the claim is INVALID."""
     metrics: tuple[str, ...] = ("*",)
-    """Patterns of the metrics that are compared."""
-    skip: tuple[str, ...] = (
-        "instrument response: *",
-        "sampler under load: *",
-        "sampling integrity: *",
-        "*change of idle power*",
-    )
-    """Patterns of those that are not."""
+    """Patterns of the metrics that are compared, as 'pytest-physics history show' names them."""
+    skip: tuple[str, ...] = ("instrument response: *", "sampler under load: *", "sampling integrity: *", "*change of idle power*")
+    """Patterns of metrics that are left out: what characterises the instrument, and what is near 0 by nature."""
     lower_is_better: tuple[str, ...] = ()
-    """Patterns of metrics whose rise is a regression, beside the known ones."""
+    """Patterns of metrics that get worse when they rise; seconds, joules and watts do so anyway."""
     higher_is_better: tuple[str, ...] = ("VRAM cliff: largest *, found*",)
-    """Patterns of metrics whose fall is a regression."""
+    """Patterns of metrics that get worse when they fall; what is counted per second or per joule does so anyway."""
+
+
+class TrainingSettings(Section):
+    """Sizes of the training coupling, the component differential and the thermal signatures."""
+
+    shape: Literal["tiny", "distilgpt2", "llama-lora"] = "tiny"
+    """Model that is trained on real devices."""
+    steps: int = Field(default=300, ge=30)
+    """Steps of one training on a real device."""
+    replicate_share: float = Field(default=0.1, gt=0, le=1)
+    """Share of the steps that a repeated training takes; 1 also gives the noise floor."""
+    replicates: int = Field(default=3, ge=3)
+    """Trainings that are repeated from one seed, for the noise floor."""
+    planted_r: float = Field(default=0.5, gt=0, lt=1)
+    """Coupling that is planted in a simulated training; its steady zone is as long as the design guide says."""
+    contrast_s: float = Field(default=3.0, gt=0)
+    """Length of the load under which two real devices are compared."""
+    twin_contrast_cycles: int = Field(default=8, ge=4)
+    """Cycles of load and rest under which two simulated devices are compared."""
+    signature_replicates: int = Field(default=3, ge=3)
+    """Replicates of each workload's signature."""
+    signature_idle_s: float = Field(default=0.2, gt=0)
+    """Idle time before each load on a real device …"""
+    signature_load_s: float = Field(default=0.4, gt=0)
+    """… and the length of the load."""
+    twin_signature_idle_s: float = Field(default=20.0, gt=0)
+    """The same on a simulated device."""
+    twin_signature_load_s: float = Field(default=60.0, gt=0)
+    """The same on a simulated device."""
 
 
 class Settings(Section):
@@ -278,6 +302,7 @@ class Settings(Section):
     experiment: ExperimentSettings = ExperimentSettings()
     prices: PriceSettings = PriceSettings()
     stress: StressSettings = StressSettings()
+    training: TrainingSettings = TrainingSettings()
     routing: RoutingSettings = RoutingSettings()
     history: HistorySettings = HistorySettings()
 
@@ -303,6 +328,7 @@ PROFILE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
             "host_repetitions": 5,
             "host_sustain_s": 60.0,
         },
+        "training": {"steps": 4000, "replicate_share": 1.0, "contrast_s": 120.0, "signature_idle_s": 20.0, "signature_load_s": 120.0},
         "routing": {"sequences": 8, "features": 256, "batches": 120, "block": 5, "model_steps": 100},
         "experiment": {
             "repetitions": 16,
@@ -327,6 +353,15 @@ PROFILE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
             "host_batches": (1, 8),
             "host_repetitions": 5,
             "host_sustain_s": 300.0,
+        },
+        "training": {
+            "shape": "distilgpt2",
+            "steps": 600,
+            "replicate_share": 1.0,
+            "contrast_s": 600.0,
+            "signature_replicates": 5,
+            "signature_idle_s": 60.0,
+            "signature_load_s": 300.0,
         },
         "routing": {
             "sequences": 8,

@@ -38,6 +38,17 @@ def test_it_ends_at_equilibrium(tmp_path):
     assert lines[-1] == progress_line(found.assessment)
 
 
+def test_work_just_before_the_soak_is_not_its_idle_power(tmp_path):
+    """Another experiment may have loaded the card a moment ago: the load is compared with the end of the idle look."""
+    plan = Plan.using({"gpu": DeviceSpec(kind="twin", parameters={"preset": "rtx4080-laptop", "seed": 1})})
+    with Session.start(load_settings(tmp_path, overrides={"soak": {"budget_s": 3600.0}}), plan, directory=tmp_path) as session:
+        load = TwinKernel(session.rig.gpu.device, load=TwinLoad(intensity=0.6))
+        load.run_for(60.0)
+        found = run_heat_soak(session.rig.gpu, session, load)
+        gate = next(gate for gate in session.gates_of(found.requirement) if gate.name == "soak load")
+        assert gate.passed, gate.reason
+
+
 def test_a_budget_that_is_too_short_is_refused_with_what_it_would_take(tmp_path):
     """Never a verdict on less data than the thermometer's step allows; the gate says how long it takes."""
     session, found = soaked(tmp_path, 40.0)

@@ -96,7 +96,7 @@ def run_record(instruments: Sequence[InstrumentRecord], phases: Sequence[PhaseRe
         "config": {
             "sampling": {"gap_threshold_s": 0.25},
             "baseline": {"duration_s": 60.0, "max_drift_w": 1.0},
-            "soak": {"max_slope_k_per_min": 0.5},
+            "soak": {"max_slope_c_per_min": 0.5},
             "seed": 1,
         },
         "config_sha256": "5f" * 32,

@@ -287,7 +287,7 @@ def test_a_publish_run_is_not_called_short(runs):
 
 def test_every_section_has_its_figure(full_page):
     """Run, baselines, soak, joule curve and sampler are drawn; captions disclaim numbers from drawings."""
-    for name in ("fig-run-gpu", "fig-run-cpu", "fig-baseline-b1", "fig-soak-", "fig-curve-joule-curve", "fig-jitter-cpu"):
+    for name in ("fig-run-gpu", "fig-run-cpu", "fig-baseline-b1", "fig-soak-", "fig-joule-curve", "fig-jitter-cpu"):
         assert f'<figure id="{name}' in full_page
     assert full_page.count("Numbers are computed from raw data, not from the drawing.") == full_page.count("<figcaption>")
     assert full_page.count("Understanding this.") == 6

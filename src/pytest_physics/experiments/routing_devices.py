@@ -74,7 +74,9 @@ def metered_devices(instruments: Mapping[str, Instrument]) -> list[Instrument]:
 
 def run_routing_devices(session: Session, *, per_joule: float = 1.0, blocks: int = 6, gate: int = 0) -> DeviceRouting:
     """Route batches between the session's devices with λ = 0 and λ, ``blocks`` of each, and record them."""
-    devices = metered_devices(session.instruments)
+    devices = metered_devices(
+        {name: session.instruments[name] for name in session.plan.instruments}
+    )  # not what other tests added as controls
     loads = {device.name: expert_load_for(device.device) for device in devices}
     routing = DeviceRouting(session=session, per_joule=per_joule, batches={0.0: [], per_joule: []}, shares={0.0: [], per_joule: []})
     for device in devices:

@@ -18,6 +18,7 @@ from pytest_physics.record.data import RunData
 from pytest_physics.record.identification import timing_estimate
 from pytest_physics.record.memory_recipes import MEMORY_LEAVES
 from pytest_physics.record.registry import Leaf, Parameters, leaf, provenance_of
+from pytest_physics.record.schema import pauses_of
 from pytest_physics.record.sensor_checks import SENSOR_LEAVES
 from pytest_physics.sampling.statistics import sampler_statistics
 
@@ -61,10 +62,13 @@ for _op, (_evaluated, _truth_of) in MEMORY_LEAVES.items():
     leaf(_op, truth=_truth_of)(_evaluated)
 
 
+BEFORE_LOAD_NS = 3 * NS_PER_S
+"""Idle time before the load that shows the power to compare with: the end of the soak's idle look, beyond the tail of earlier work."""
+
+
 def soak_assessment(data: RunData, instrument: str, t0_ns: int, t1_ns: int) -> SoakAssessment:
     """State of a heat soak whose load came on at ``t0_ns``, from the samples up to ``t1_ns``."""
-    before_ns = 10 * NS_PER_S
-    trace = data.trace(instrument).between(t0_ns - before_ns, t1_ns)
+    trace = data.trace(instrument).between(t0_ns - BEFORE_LOAD_NS, t1_ns)
     settings = data.settings.soak
     channel = next(c for c in data.instrument(instrument).channels if c.name == "temperature_c")
     power = np.asarray(trace.values("power_w")) if trace.has("power_w") else None
@@ -148,7 +152,8 @@ def _sampler_leaf(name: str, unit: str, value: Callable[[Any], float]) -> None:
     def measured(parameters: Parameters, data: RunData) -> Estimate:
         phase = data.phase(parameters["phase"])
         record = data.instrument(phase.instrument)
-        found = sampler_statistics(data.trace(phase.instrument), record.origin_ns, phase.t0_ns, phase.t1_ns)
+        pauses_ns = pauses_of(data.phases_of(phase.instrument), phase.instrument)
+        found = sampler_statistics(data.trace(phase.instrument), record.origin_ns, phase.t0_ns, phase.t1_ns, pauses_ns=pauses_ns)
         return Estimate(
             value=value(found), unit=unit, quality=Quality.GOOD if found.taken >= 3 else Quality.NO_DATA,
             provenance=provenance_of(data, phase.instrument), estimator="count of ticks",

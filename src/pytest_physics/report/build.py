@@ -46,6 +46,7 @@ from pytest_physics.report.summary import (
     GLYPHS,
     all_gates,
     claim_gates,
+    correction_sentence,
     coverage,
     is_complete,
     last_attempts,
@@ -130,6 +131,7 @@ def context(reader: RunReader) -> dict[str, Any]:
         "state_words": state_words(run), "counts": [(v.value, _css(v), GLYPHS[v], n) for v, n in verdict_counts(claims).items()],
         "favicon": _favicon(verdict), "devices": [_device(i) for i in run.instruments.values()], "durations": _durations(reader),
         "commit": _commit(run.git), "claims": [_claim_view(reader, claim) for claim in claims],
+        "correction": correction_sentence(claims, _correction(run.config)),
         "coverage": coverage(reader.results).sentence, **_gate_context(reader),
         "sections": sections(reader), "sensors": [(s, s.sensor, _ORIGINS[s.sensor.origin]) for s in reader.sensors],
         "scale_sentences": [scale_sentence(s) for s in {s.instrument: s for s in reader.sensors}.values()],
@@ -138,6 +140,12 @@ def context(reader: RunReader) -> dict[str, Any]:
         "phases": _phases(reader), "artifacts": _artifacts(reader.path), "manifest": MANIFEST if (reader.path / MANIFEST).exists() else "",
         "data": _data(reader, claims),
     }  # fmt: skip
+
+
+def _correction(config: Mapping[str, Any]) -> str:
+    """The setting ``claims.correction``; runs from before there was one judged each claim by itself."""
+    found = config.get("claims")
+    return str(found.get("correction", "none")) if isinstance(found, Mapping) else "none"
 
 
 # --- claims and gates ---------------------------------------------------------------------------------------------------------

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
-from pytest_physics.errors import PhysicsError
+from pytest_physics.errors import ChannelUnavailableError, PhysicsError
 from pytest_physics.metrology.memory import SPILL_FACTOR, Outcome, place
+from pytest_physics.metrology.uncertainty import Estimate
 from pytest_physics.record.data import RecordedRun
-from pytest_physics.record.memory_recipes import MEMORY_LEAVES, Search, size_of
+from pytest_physics.record.memory_recipes import HELD, MEMORY_LEAVES, PARTS, Search, size_of
 from pytest_physics.record.reader import RunReader
 from pytest_physics.report import svg
 from pytest_physics.report.figures import RAW, Drawing
 from pytest_physics.report.format import number, plural, quantity, slug
+from pytest_physics.report.tables import Table
 
 GIB = 2**30
 MIB = 2**20
@@ -44,7 +47,9 @@ UNDERSTANDING = (
     "formula; activations and workspace are fitted to probes well below the limit, so the place where the stack crosses the capacity is "
     "a prediction: its 95 % interval is the shaded band. The solid line is where the search found the end. A limit of the architecture "
     "has no memory behind it: the stack stops below the capacity. On the right, a cliff of time: a driver that pages to the host reports "
-    "no error, and only the time per token shows it. What other processes hold lies above the capacity: it was never there to be used."
+    "no error, and only the time per token shows it. What other processes hold lies above the capacity: it was never there to be used. "
+    "A probe that did not end by itself showed no peak: it is drawn where the fit expects it. The tables account for the bytes at the "
+    "largest size that fitted in every pass: what a pass takes, part by part, what is held beside it, and what is left."
 )
 
 
@@ -68,7 +73,7 @@ def memory_map(run: RecordedRun, search_id: str) -> Drawing:
         left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
         end = _end(search)
         _stack(left, search, end)
-        words = _cliffs(left, run, search)
+        words = _cliffs(left, run, search, end)
         _probes(left, search)
         _times(right, search, end)
         for ax in (left, right):
@@ -123,32 +128,38 @@ def _stack(ax: Axes, search: Search, end: float) -> None:
     ax.set_ylim(0, 1.55 * top)  # room for the legend
 
 
-def _cliffs(ax: Axes, run: RecordedRun, search: Search) -> str:
+def _cliffs(ax: Axes, run: RecordedRun, search: Search, end: float) -> str:
     """Lines of the predicted and the found cliff; what they say in words."""
     leaf = MEMORY_LEAVES["memory.predicted_cliff"][0]
     predicted = leaf({"search": search.id}, run)
     words = ""
     if math.isfinite(predicted.value):
         low, high = predicted.interval
-        ax.axvspan(low, high, facecolor=svg.MUTED, alpha=0.2, edgecolor="none")
-        ax.axvline(predicted.value, color=svg.MUTED, linewidth=1.1, linestyle=(0, (4, 3)), label="predicted")
-        words = f"Predicted {quantity(predicted.value, predicted.expanded, predicted.unit)}. "
+        inside = predicted.value <= end
+        if inside:
+            ax.axvspan(low, high, facecolor=svg.MUTED, alpha=0.2, edgecolor="none")
+            ax.axvline(predicted.value, color=svg.MUTED, linewidth=1.1, linestyle=(0, (4, 3)), label="predicted")
+        shown = quantity(predicted.value, predicted.expanded, predicted.unit)
+        words = f"Predicted {shown}{'' if inside else ' for memory alone, beyond what is drawn'}. "
     ends, reason = search.ends, search.reason
     if ends is None:
         return f"{words}No end was found. "
     ax.axvline(sum(ends) / 2, color=svg.INK, linewidth=1.4, label="found")
-    return f"{words}Found between {number(ends[0])} and {number(ends[1] + 1)}: {reason.value if reason else 'reasons differ'}. "
+    fits, fails = (number(end, digits=8) for end in (ends[0], ends[1] + 1))
+    return f"{words}Found between {fits} and {fails}: {reason.value if reason else 'reasons differ'}. "
 
 
 def _probes(ax: Axes, search: Search) -> None:
-    scale, _ = _scale(search)
+    (scale, _), fit = _scale(search), search.fit()
     seen: set[Outcome] = set()
     for probe, outcome in search.outcomes():
         marker, words = MARKS[outcome]
-        height = (probe.peak_bytes if probe.peak_bytes is not None else search.capacity_bytes) / scale
+        expected = fit.at(batch=probe.batch, context=probe.context)  # where it ended early, nobody saw its peak
+        height = (probe.peak_bytes if probe.peak_bytes is not None else expected) / scale
         label = None if outcome in seen else words
         seen.add(outcome)
-        ax.plot([size_of(probe)], [height], marker, color=svg.INK if outcome is Outcome.FITS else svg.ALERT, markersize=3.5, label=label)
+        color, front = (svg.INK, 2.1) if outcome is Outcome.FITS else (svg.ALERT, 2.2)
+        ax.plot([size_of(probe)], [height], marker, color=color, markersize=3.5, zorder=front, label=label)
 
 
 def _times(ax: Axes, search: Search, end: float) -> None:
@@ -175,3 +186,65 @@ def _times(ax: Axes, search: Search, end: float) -> None:
 def maps_of(reader: RunReader) -> Sequence[Drawing]:
     """:func:`memory_maps`; nothing where no memory was probed."""
     return memory_maps(reader) if reader.probes else []
+
+
+# --- the account --------------------------------------------------------------------------------------------------------
+
+NAMES = {"weights": "weights", "cache": "key-value cache", "activations": "activations, logits, scores", "workspace": "workspace, rounding"}
+"""Parts of a pass in words."""
+
+
+def accounts_of(reader: RunReader) -> list[Table]:
+    """Where the bytes are at the cliff, one table for each search that found one and whose bytes could be fitted."""
+    run = RecordedRun(reader.path)
+    tables = (account(run, search_id) for search_id in dict.fromkeys(probe.search for probe in reader.probes))
+    return [table for table in tables if table is not None]
+
+
+def account(run: RecordedRun, search_id: str) -> Table | None:
+    """Bytes at the largest size that fitted in every pass of one search; None where there is none, or no fit."""
+    try:
+        search = Search.of(run, search_id)
+        search.fit()
+    except (PhysicsError, ValueError):
+        return None
+    if search.ends is None:
+        return None
+    at = {name: int(value) for name, value in place(search.ends[0], axis=search.axis, other=search.other).items()}
+    passed = {part: _leaf("bytes", run, search, part=part, **at) for part in (*PARTS, "all")}
+    held = {part: _held(run, search, part) for part in HELD}
+    left = search.capacity_bytes - passed["all"].value - (held["allocator slack"].value if held["allocator slack"] else 0.0)
+    rows = [
+        *(_row(search, NAMES[part], passed[part]) for part in PARTS),
+        _row(search, "all of the pass", passed["all"]),
+        _row(search, "allocator slack", held["allocator slack"], "no caching allocator took part"),
+        _row(search, "left of the capacity", replace(passed["all"], value=left, estimator="capacity less the rows above")),
+        _row(search, "other processes, beyond the capacity", held["other processes"]),
+    ]
+    subject = search.probes[0].subject
+    size, unit = number(search.capacity_bytes / _scale(search)[0]), _scale(search)[1]
+    return Table(
+        caption=f"Where the bytes are: {search.id}, {subject.name} at batch {at['batch']}, context {at['context']}; capacity {size} {unit}",
+        columns=("part", f"bytes in {unit}", "of the capacity", "from"), rows=rows, numeric=frozenset({1, 2}),
+    )  # fmt: skip
+
+
+def _leaf(op: str, run: RecordedRun, search: Search, **parameters: str | int) -> Estimate:
+    return MEMORY_LEAVES[f"memory.{op}"][0]({"search": search.id, **parameters}, run)
+
+
+def _held(run: RecordedRun, search: Search, part: str) -> Estimate | None:
+    try:
+        return _leaf("held", run, search, part=part)
+    except ChannelUnavailableError:
+        return None
+
+
+def _row(search: Search, name: str, estimate: Estimate | None, why_not: str = "") -> list[str]:
+    if estimate is None:
+        return [name, "–", "–", why_not]
+    scale, _ = _scale(search)
+    share = f"{number(100 * estimate.value / search.capacity_bytes, digits=3)} %"
+    value = estimate.value / scale
+    shown = str(quantity(value, estimate.expanded / scale, "")).strip() if estimate.expanded else number(value)
+    return [name, shown, share, estimate.estimator]

@@ -277,6 +277,8 @@ class LimitCell:
     unit: str
     """Unit of the margin."""
     conformance: str
+    guard: str = ""
+    """Uncertainty that the margin had to exceed, where all claims were judged together."""
 
 
 def limit_cell(claim: ClaimRecord) -> LimitCell:
@@ -290,6 +292,7 @@ def limit_cell(claim: ClaimRecord) -> LimitCell:
         margin=fmt.signed(claim.margin, scale, decimals),
         unit="" if claim.margin is None else scale.unit,
         conformance=_probability(claim),
+        guard=_like(guard, scale, decimals) if claim.correction and (guard := claim.correction.guard_band) is not None else "",
     )
 
 

@@ -7,12 +7,27 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pytest_physics.clock import NS_PER_S
-from pytest_physics.errors import RecordError
+from pytest_physics.errors import PhysicsError, RecordError
 from pytest_physics.metrology.uncertainty import coverage_factor
 from pytest_physics.record.data import RecordedRun
 from pytest_physics.record.reader import RunReader
 from pytest_physics.record.schema import BaselineRecord, InstrumentRecord, ResultRecord
-from pytest_physics.report import figures, memory, sensor_section
+from pytest_physics.report import (
+    coupling_page,
+    differential_page,
+    figures,
+    fragmentation_page,
+    history_page,
+    hysteresis_page,
+    joule_page,
+    memory,
+    roofline_page,
+    routing_models_page,
+    routing_page,
+    sensor_section,
+    signature_page,
+    stress_page,
+)
 from pytest_physics.report import format as fmt
 from pytest_physics.report.figures import Drawing
 from pytest_physics.report.rows import GateRow, ResultRow, common_coordinates, gate_rows, in_order, result_rows
@@ -44,10 +59,28 @@ class Pages(Protocol):
         """Its tables."""
 
 
-PAGES: Mapping[str, Pages] = {}
+PAGES: Mapping[str, Pages] = {
+    "history": history_page,
+    "joule curve": joule_page,
+    "stress": stress_page,
+    "thermal hysteresis": hysteresis_page,
+    "roofline": roofline_page,
+    "routing sweep": routing_page,
+    "routing in a language model": routing_models_page,
+    "training coupling": coupling_page,
+    "component differential": differential_page,
+    "thermal signature": signature_page,
+    "VRAM fragmentation": fragmentation_page,
+}
 """Experiment to the module that draws it; experiments that are not here have the curves and the table of their results."""
 
 UNDERSTANDING = {
+    "imported recording": (
+        "Rows that another monitor wrote, laid open again. Nothing here was measured by this package, so every number is stale at best. "
+        "A refused gate beside a mean says what is wrong with the channel behind it: it is a constant, is computed from another channel, "
+        "repeats itself, or is too smooth for a sensor. Where the monitor logged an index, it is recomputed from the rows; a difference "
+        "near 0 says that the formula is the one that was used, and nothing about what it means."
+    ),
     "run": (
         "One line is one channel of one instrument, sampled without interruption from the first phase to the last; bands are phases. "
         "A quiet line at the start and the end, at the same height, is what idle-subtracted energies rest on. Where a red mark "
@@ -70,10 +103,14 @@ UNDERSTANDING = {
         "dropped. Lateness is how long after its tick a read began. Late reads are time-stamped when they happen, so lateness by "
         "itself does not falsify an energy; missing reads may, and the gates on gaps judge that."
     ),
-    "joule curve": (
-        "Energy and time per token over the batch size. What a step costs whatever the batch is shared by all its tokens, so the "
-        "cost per token falls steeply at first, then hardly. Bars are 95 % intervals; all points of one device share the error of "
-        "its scale, so the shape is known better than the height. Net means that the idle power was subtracted."
+    "training": (
+        "One row is the steps between two logs of a training, from the begin of the first to the end of the last; evaluation and "
+        "saving are outside. Neighbouring windows touch, so a sensor that is slow beside a step books part of one to the other: the "
+        "interval says how much. The energy of the training is that of the whole, evaluations between the steps included."
+    ),
+    "monitor": (
+        "Energy and mean power of each device over the whole watch, whatever ran on it. No idle power is taken off, because nobody "
+        "said when the device was idle."
     ),
     "": (
         "Each row is one estimate with its 95 % interval, the tier of its data and where it comes from. Where a simulated device "
@@ -171,13 +208,12 @@ def _experiment(reader: RunReader, name: str, results: Sequence[ResultRecord]) -
 
 def _page(reader: RunReader, name: str, results: Sequence[ResultRecord]) -> Section:
     page, run = PAGES[name], RecordedRun(reader.path)
-    section = Section(
-        id=f"experiment-{fmt.slug(name)}",
-        title=name[:1].upper() + name[1:],
-        understanding=page.UNDERSTANDING,
-        drawings=page.drawings(run, results),
-        tables=page.tables(run, results),
-    )
+    section = Section(id=f"experiment-{fmt.slug(name)}", title=name[:1].upper() + name[1:], understanding=page.UNDERSTANDING)
+    try:
+        section = replace(section, drawings=page.drawings(run, results), tables=page.tables(run, results))
+    except (PhysicsError, ArithmeticError, LookupError, TypeError, ValueError) as error:  # edited or missing records break anything
+        why = str(error).replace(f"{reader.path}/", "")
+        section = replace(section, notes=[f"Figures and tables of '{name}' cannot be made: {why}"])
     return _with_results(section, results)
 
 
@@ -208,7 +244,9 @@ def _memory(reader: RunReader, results: Sequence[ResultRecord]) -> Section | Non
     drawings = memory.maps_of(reader)
     if not drawings and not results:
         return None
-    return _with_results(Section(id="memory", title="VRAM cliff", understanding=memory.UNDERSTANDING, drawings=drawings), results)
+    tables = memory.accounts_of(reader)
+    section = Section(id="memory", title="VRAM cliff", understanding=memory.UNDERSTANDING, drawings=drawings, tables=tables)
+    return _with_results(section, results)
 
 
 def _baselines(reader: RunReader, results: Sequence[ResultRecord]) -> Section | None:

@@ -32,13 +32,15 @@ MISMATCH = "counter less integral"
 
 UNDERSTANDING = (
     "A power reading is no instant: it is a mean over a window (or follows with a lag), handed out once per update period, with a "
-    "delay. These were found by switching a load at random and fitting the readings; dots on the line mean that the model is "
-    "right. A small lag beside a window, and part of the delay, are the card's own electrical rise, which no load can tell from "
-    "the sensor's. Where the window is shorter than the update period, the sensor does not look for the rest of the time, and a "
-    "load in step with it is misread: the phase lock shows by how much. The square wave passes if the reading rises as fast as the "
-    "window allows, and no faster limit would be fair. The energy counter is a second instrument with a scale of its own: a "
-    "constant mismatch is a difference of scales, which nobody can tell apart without a reference meter; a mismatch that grows for "
-    "short windows is the counter's tick."
+    "delay. These were found by switching a load at random and fitting the readings; dots on the line mean that the model is right. A"
+    " small lag beside a window, and part of the delay, are the card's own electrical rise, which no load can tell from the sensor's."
+    " Where the driver keeps samples of its own at the rate of the updates, its timestamps give the update period, and the fit to the"
+    " polls checks it; the estimator says which was used. Where the window is shorter than the update period, the sensor does not "
+    "look for the rest of the time, and a load in step with it is misread: the phase lock shows by how much. The square wave passes "
+    "if the reading rises as fast as the window allows, and no faster limit would be fair. The energy counter is a second instrument "
+    "with a scale of its own: a constant mismatch is a difference of scales, which nobody can tell apart without a reference meter; a"
+    " mismatch that grows for short windows is the counter's tick. Polling perturbation is what reading the sensor itself does to "
+    "idle power: the counter's mean power with the sampler reading, less that with the sampler paused."
 )
 
 
@@ -72,7 +74,7 @@ def _telegraph(run: RecordedRun, phase: PhaseRecord) -> Drawing:
         return Drawing(id=_key(phase), svg="", caption=f"The sensor was not identified. {refusal}")
     trace = phase_samples(run, phase)
     before, after = np.asarray(trace.rows["t_before_ns"]), np.asarray(trace.rows["t_after_ns"])
-    readings = readings_on_comb(before, after, power_of(trace), found.period)
+    readings = readings_on_comb(before, after, power_of(trace), found.comb)
     best = found.fit.best
     start_s, stop_s = _shown_span(loads, readings.origin_ns, found)
     t_s = np.linspace(start_s, stop_s, 2000)

@@ -70,6 +70,18 @@ def sentence(claims: Sequence[ClaimRecord]) -> str:
     return head + "; " + ", ".join(f"{n} {word}" for n, word in rest) + "."
 
 
+def correction_sentence(claims: Sequence[ClaimRecord], method: str) -> str:
+    """How the number of claims was taken into account; ``method`` is the setting ``claims.correction``."""
+    if method == "none":
+        return f"None: each of {plural(len(claims), 'claim')} is judged by itself, wrong in at most 5 % of runs." if len(claims) > 1 else ""
+    m = sum(claim.correction is not None and claim.correction.rank is not None for claim in claims)
+    if claims and all(claim.correction is None for claim in claims):
+        return "Holm's was asked for, but the run did not come to its end: each verdict here is that of a claim by itself."
+    changed = sum(claim.correction is not None and claim.correction.verdict is not claim.correction.judged for claim in claims)
+    promise = "that any verdict is wrong happens in at most 5 % of runs"
+    return f"Holm over {plural(m, 'claim')}: {promise}. It changed {plural(changed, 'verdict')}."
+
+
 def holds_truth(estimate: EstimateRecord | None, truth: float | None) -> bool | None:
     """Whether the 95 % interval holds the truth; None where there is no truth or no interval."""
     if truth is None or estimate is None or estimate.value is None or estimate.expanded is None:

@@ -12,13 +12,15 @@ from pytest_physics.metrology.decision import Verdict
 from pytest_physics.record.schema import ClaimRecord, ResultRecord
 from pytest_physics.report.format import limit, printable, quantity
 from pytest_physics.report.rows import claim_scale, short_reason
-from pytest_physics.report.summary import coverage, last_attempts, sentence
+from pytest_physics.report.summary import correction_sentence, coverage, last_attempts, sentence
 
 _INDENT = max(len(verdict.value) for verdict in Verdict) + 2
 _MIN_WIDTH = 40
 
 
-def claim_lines(claims: Sequence[ClaimRecord], *, results: Sequence[ResultRecord] = (), width: int = 80) -> list[str]:
+def claim_lines(
+    claims: Sequence[ClaimRecord], *, results: Sequence[ResultRecord] = (), width: int = 80, correction: str = "none"
+) -> list[str]:
     """Lines of at most ``width`` (at least 40) characters: each claim with its numbers, then the counts, then how often the truth was hit.
 
     Each claim begins with its verdict word and statement; below stand estimate ± U, operator and limit, ``sim`` where it rests on a
@@ -28,6 +30,8 @@ def claim_lines(claims: Sequence[ClaimRecord], *, results: Sequence[ResultRecord
     counted = last_attempts(claims)
     lines = [line for claim in counted for line in _one_claim(claim, columns)]
     lines += _wrapped(sentence(counted), "", columns)
+    if correction != "none":
+        lines += _wrapped(f"Correction: {correction_sentence(counted, correction)}", "", columns)
     found = coverage(results)
     return [*lines, *_wrapped(f"{found.sentence} of the simulated device.", "", columns)] if found.known else lines
 
