@@ -6,8 +6,9 @@ import pytest
 
 from pytest_physics.experiments.vram_cliff import VramCliff, run_vram_cliff
 from pytest_physics.metrology.memory import Outcome
-from pytest_physics.workloads.allocator import alternate_frees, stack_order, torture
-from pytest_physics.workloads.probers import TwinProber, prober_for
+from pytest_physics.metrology.uncertainty import Estimate
+from pytest_physics.workloads.allocator import KIB, alternate_frees, mixed_sizes, sequence_lengths, stack_order
+from pytest_physics.workloads.probers import TwinProber, prober_for, tortured
 
 CPU_RESOLUTION = 1 / 64
 """A probe on a CPU is a process: two bisections fewer in each pass."""
@@ -87,13 +88,32 @@ def test_gpt2_xl_ends_by_architecture(rig, judge):
 def test_fragmentation_is_seen(rig, vram, judge):
     if not hasattr(vram.allocator, "allocate"):
         pytest.skip("a process's resident memory has no allocator whose holes can be seen")
-    planted = vram.torture("alternate frees", torture(vram.allocator, alternate_frees()))
-    getattr(vram.allocator, "empty_cache", lambda: None)()
-    clean = vram.torture("stack order", torture(vram.allocator, stack_order()))
+    planted = vram.torture("alternate frees", tortured(rig.gpu.device, alternate_frees()))
+    clean = vram.torture("stack order", tortured(rig.gpu.device, stack_order()))
     for watch in (planted, clean):
         rig.session.result("VRAM fragmentation", "inactive split bytes over reserved, at the end", end_of(watch), pattern=watch.name)
     judge(end_of(planted) > 0.2)
     judge(end_of(clean) < 0.02)
+
+
+@pytest.mark.parametrize("expandable", [False, True], ids=["fixed segments", "expandable segments"])
+@pytest.mark.claim("Blocks of many sizes near capacity leave more than 2 % of the memory in holes, and the holes are seen while they exist")
+def test_long_runs_near_capacity_fragment(rig, vram, judge, expandable):
+    if not hasattr(vram.allocator, "allocate"):
+        pytest.skip("a process's resident memory has no allocator whose holes can be seen")
+    free = vram.allocator.available_bytes()
+    patterns = {
+        "mixed sizes": mixed_sizes(free, fill=0.95, rounds=200),
+        "sequence lengths": sequence_lengths(free, bytes_per_token=32 * KIB, fill=0.95, rounds=200),
+    }
+    setting = "expandable segments" if expandable else "fixed segments"
+    for name, steps in patterns.items():
+        watch = vram.torture(f"{name}, {setting}", tortured(rig.gpu.device, steps, expandable_segments=expandable))
+        at = {"pattern": name, "segments": setting}
+        rig.session.result("VRAM fragmentation", "inactive split bytes over reserved, at its worst", watch.fragmentation, **at)
+        rig.session.result("VRAM fragmentation", "requests refused though as many bytes were free", watch.refused, **at)
+        judge(watch.peak / Estimate.exact(free, "byte") >= 0.8)
+        judge(watch.fragmentation > 0.02)
 
 
 def end_of(watch):

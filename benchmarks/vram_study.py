@@ -33,6 +33,7 @@ PRESETS = ("a100", "h100", "v100", "rtx4080-laptop")
 NAMED = ("llama-3.2-1b", "qwen2.5-1.5b", "gpt2")
 DTYPES = ("float16", "float32")
 RANDOM = "models of random shape, twin"
+NAMED_CPU = "three models, two number formats, CPU"
 CPU_RESOLUTION = 1 / 64
 GROUPED = ModelSpec(
     name="grouped heads",
@@ -49,6 +50,16 @@ WIDE = ModelSpec(
         "n_layer": 1, "n_embd": 128, "n_head": 8, "vocab_size": 24576, "n_positions": 8192, "bos_token_id": 0, "eos_token_id": 0,
     },
 )  # fmt: skip
+
+WINDOWED = ModelSpec(
+    name="sliding window",
+    model_type="mistral",
+    arguments={
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 2,
+        "sliding_window": 256, "vocab_size": 2048, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
+    },
+)  # fmt: skip
+"""Fused attention with a mask of all positions: memory grows with the square, and nothing in its name says so."""
 
 
 @dataclass(slots=True)
@@ -128,13 +139,14 @@ def study_cpu(found: Findings, directory: Path) -> None:
     """Three shapes in two number formats, each probe a process under ``RLIMIT_AS``."""
     plan = Plan.using({"cpu": DeviceSpec(kind="cpu")})
     with Session.start(load_settings(directory), plan, directory=directory) as session:
-        for spec in (SMALL, GROUPED, WIDE):
+        for spec in (SMALL, GROUPED, WIDE, WINDOWED):
             for dtype in ("float32", "bfloat16"):
+                rig = "a mask that grows with the square, two number formats, CPU" if spec is WINDOWED else NAMED_CPU
                 prober = ProcessProber(replace(spec, dtype=dtype))
                 try:
                     record(
                         found,
-                        "three models, two number formats, CPU",
+                        rig,
                         run_vram_cliff(session.rig.cpu, session, prober, resolution=CPU_RESOLUTION),
                         session,
                     )
@@ -180,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = table(found)
     introduction = [
         f"Models of random shape and three named ones on the twins {', '.join(PRESETS)}, in both kinds of attention and over context and",
-        "batch; three shapes in two number formats on a CPU, each probe a fresh process under an address-space limit. CUDA runs the same",
+        "batch; four shapes in two number formats on a CPU, each probe a fresh process under an address-space limit. CUDA runs the same",
         "code with torch's allocator; it has not been measured for this page.",
     ]
     text = page(

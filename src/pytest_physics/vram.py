@@ -4,26 +4,32 @@
 CUDA, a twin's, or this process's. Inside a run (the ``vram`` fixture) every watch is recorded and its numbers are estimates; outside of
 one they are plain.
 
-On CUDA the peak is torch's own high-water mark, reset when the watch begins. A twin's and a process's allocator are looked at when the
-watch begins, at every :meth:`Watch.look`, and when it ends; what rose and fell between two looks is not in their peak.
+The peak is the allocator's own high-water mark, begun anew with each watch: torch's on CUDA, a twin allocator's, and the kernel's
+``VmHWM`` for a process. Watches may be nested, also over several monitors: what an outer one has seen is taken down before an inner one
+begins the mark anew. Where a kernel does not let a process begin its mark anew (outside Linux), a process is only looked at when the watch
+begins, at every :meth:`Watch.look`, and when it ends: what rose and fell in between is not in its peak, and the record's source says so.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import psutil
 
 from pytest_physics.clock import RealClock
 from pytest_physics.errors import ChannelUnavailableError
-from pytest_physics.metrology.memory import AllocatorState, ModelSizes, growth_per_repeat
+from pytest_physics.metrology.memory import FRAGMENTATIONS, AllocatorState, ModelSizes, growth_per_repeat
 from pytest_physics.metrology.uncertainty import Estimate, Recipe
+from pytest_physics.record.memory_recipes import untouched
 from pytest_physics.record.schema import AllocationRecord, RefusedRequestRecord, StateRecord
 from pytest_physics.workloads.allocator import Allocator, CudaAllocator, Torture, TwinAllocator
+from pytest_physics.workloads.memory_probe import status_bytes
 
 if TYPE_CHECKING:
     from pytest_physics.instrument import Instrument
@@ -43,6 +49,17 @@ class MemoryForecast(Protocol):
 
     def needed(self, *, batch: int, context: int) -> Estimate:
         """Bytes, with their interval."""
+
+
+@runtime_checkable
+class HighWater(Protocol):
+    """An allocator that remembers the most it had handed out."""
+
+    def reset_peak(self) -> None:
+        """Begin the mark anew at what is handed out now."""
+
+    def peak_bytes(self) -> int:
+        """The mark; 0 where there is none."""
 
 
 class Fit(StrEnum):
@@ -68,17 +85,37 @@ class FitForecast:
 class ProcessMemory:
     """Resident memory of this process, as an allocator that cannot be asked to allocate: for code without a device."""
 
-    source = "process"
-
     def __init__(self) -> None:
         self._process = psutil.Process()
+        self._has_mark = self._begin_mark()
+
+    @property
+    def source(self) -> str:
+        """Whose figures these are."""
+        return "process" if self._has_mark else "process, seen only where it was looked at"
 
     def state(self) -> AllocatorState:
         """Resident bytes; a process does not tell its holes."""
         resident = int(self._process.memory_info().rss)
         return AllocatorState(
-            allocated_bytes=resident, reserved_bytes=resident, active_bytes=resident, inactive_split_bytes=0, largest_free_bytes=None
+            allocated_bytes=resident, reserved_bytes=resident, active_bytes=resident, inactive_split_bytes=None, largest_free_bytes=None
         )
+
+    def reset_peak(self) -> None:
+        """Begin the kernel's mark of resident memory anew."""
+        self._has_mark = self._begin_mark()
+
+    def peak_bytes(self) -> int:
+        """The kernel's mark of resident memory; 0 where it cannot be begun anew."""
+        return status_bytes("VmHWM") if self._has_mark else 0
+
+    @staticmethod
+    def _begin_mark() -> bool:
+        try:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # 5: VmHWM, and nothing else (proc(5))
+        except OSError:
+            return False
+        return True
 
     def available_bytes(self) -> int:
         """What the system calls available."""
@@ -106,6 +143,11 @@ class Watch:
         self.high_water_bytes = max(self.high_water_bytes, state.allocated_bytes)
         return state
 
+    def take_peak(self) -> None:
+        """Take down the allocator's mark."""
+        if isinstance(self.monitor.allocator, HighWater):
+            self.high_water_bytes = max(self.high_water_bytes, self.monitor.allocator.peak_bytes())
+
     @property
     def peak_bytes(self) -> int:
         """Largest allocation above what was there when the watch began."""
@@ -123,7 +165,16 @@ class Watch:
 
     def fragmentation_by(self, definition: str, *, when: str = "worst") -> Estimate:
         """Fragmentation by another definition (see :mod:`pytest_physics.metrology.memory`), ``"worst"`` or at the ``"end"``."""
+        if definition not in FRAGMENTATIONS or when not in {"worst", "end"}:
+            raise ValueError(
+                f"there is no fragmentation by '{definition}', '{when}'; definitions: {', '.join(FRAGMENTATIONS)}; when: worst, end."
+            )
         return self._estimate("fragmentation", definition=definition, when=when)
+
+    @property
+    def refused(self) -> Estimate:
+        """Requests of a torture that were refused although as many bytes were free, in pieces; only inside a run."""
+        return self._estimate("refused_requests")
 
     def _estimate(self, quantity: str, **parameters: str) -> Estimate:
         if not self.id or self.monitor.session is None:
@@ -137,7 +188,7 @@ class VRAMMonitor:
     Parameters
     ----------
     allocator
-        Whose memory; default: torch's on CUDA where this process uses it, else this process's.
+        Whose memory; default: torch's on the current CUDA device where this process uses one already, else this process's.
     session, instrument
         The run and the instrument it belongs to; without them nothing is recorded.
     """
@@ -145,7 +196,7 @@ class VRAMMonitor:
     def __init__(
         self, allocator: Allocator | ProcessMemory | None = None, *, session: Session | None = None, instrument: Instrument | None = None
     ) -> None:
-        self.allocator = allocator or ProcessMemory()
+        self.allocator = allocator or _allocator_in_use()
         self.session = session
         self.instrument = instrument
         self._clock = instrument.clock if instrument else RealClock()
@@ -163,12 +214,14 @@ class VRAMMonitor:
         """Watch the memory over a block; ``m.peak`` and ``m.fragmentation`` afterwards."""
         watch = Watch(name, self)
         watch.look()
-        self._reset_peak()
+        self._begin_peak()
+        _OPEN.append(watch)
         try:
             yield watch
         finally:
             watch.look()
-            watch.high_water_bytes = max(watch.high_water_bytes, self._device_peak())
+            watch.take_peak()
+            _OPEN.remove(watch)
             self._keep(watch)
 
     def assert_no_growth(self, fn: Callable[[], object], repeats: int = 20, *, tolerance_bytes: float = GROWTH_TOLERANCE_BYTES) -> Watch:
@@ -183,6 +236,8 @@ class VRAMMonitor:
             for _ in range(repeats):
                 fn()
                 watch.look()
+        if isinstance(self.allocator, TwinAllocator) and watch.peak_bytes == 0:
+            raise ChannelUnavailableError(untouched(watch.name))
         grown = growth_per_repeat([state.allocated_bytes for state in watch.states[1:-1]])
         if grown > tolerance_bytes:
             raise AssertionError(
@@ -195,7 +250,7 @@ class VRAMMonitor:
         """Record what a torture pattern did (:func:`pytest_physics.workloads.allocator.torture`), as a watch."""
         stamps = [self.now_ns()] * len(found.states)
         watch = Watch(name, self, states=list(found.states), stamps_ns=stamps, high_water_bytes=found.peak_bytes)
-        self._keep(watch, refused=[RefusedRequestRecord(**asdict(refusal)) for refusal in found.refused])
+        self._keep(watch, refused=[RefusedRequestRecord(**asdict(refusal)) for refusal in found.refused], source=found.source)
         return watch
 
     def will_fit(
@@ -213,6 +268,8 @@ class VRAMMonitor:
         capacity_bytes
             Memory there is; default: what the allocator could still hand out.
         """
+        if batch < 1 or context < 1 or (capacity_bytes is not None and capacity_bytes < 0):
+            raise ValueError(f"'batch' and 'context' must be >= 1, 'capacity_bytes' >= 0 (got {batch}, {context}, {capacity_bytes}).")
         free = self.allocator.available_bytes() if capacity_bytes is None else capacity_bytes
         sizes, low, high = _needed(model, batch, context)
         if sizes is not None and sizes.max_positions is not None and context > sizes.max_positions:
@@ -223,14 +280,14 @@ class VRAMMonitor:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _reset_peak(self) -> None:
-        if isinstance(self.allocator, CudaAllocator):
+    def _begin_peak(self) -> None:
+        """The mark is one for all watches: those that are open take what it shows before it begins anew."""
+        for watch in _OPEN:
+            watch.take_peak()
+        if isinstance(self.allocator, HighWater):
             self.allocator.reset_peak()
 
-    def _device_peak(self) -> int:
-        return self.allocator.peak_bytes() if isinstance(self.allocator, CudaAllocator) else 0
-
-    def _keep(self, watch: Watch, *, refused: Sequence[RefusedRequestRecord] = ()) -> None:
+    def _keep(self, watch: Watch, *, refused: Sequence[RefusedRequestRecord] = (), source: str = "") -> None:
         if self.session is None or self.instrument is None:
             return
         number = 1 + sum(a.instrument == self.instrument.name for a in self.session.allocations)
@@ -238,7 +295,8 @@ class VRAMMonitor:
         states = [StateRecord(t_ns=t_ns, **asdict(state)) for t_ns, state in zip(watch.stamps_ns, watch.states, strict=True)]
         self.session.record_allocation(
             AllocationRecord(
-                id=watch.id, instrument=self.instrument.name, name=watch.name, source=self.allocator.source, states=states,
+                id=watch.id, instrument=self.instrument.name, name=watch.name, source=source or self.allocator.source,
+                states=states,
                 peak_bytes=watch.high_water_bytes, refused=list(refused), test=self.session.test,
             )
         )  # fmt: skip
@@ -250,6 +308,17 @@ def _needed(model: MemoryForecast | ModelSizes, batch: int, context: int) -> tup
         return model, float(model.weight_bytes + model.kv_bytes(batch=batch, context=context)), float("inf")
     needed = model.needed(batch=batch, context=context)
     return model.sizes, *needed.interval
+
+
+_OPEN: list[Watch] = []
+"""Watches that have begun and not ended, of all monitors: an allocator has one high-water mark."""
+
+
+def _allocator_in_use() -> Allocator | ProcessMemory:
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return CudaAllocator(f"cuda:{torch.cuda.current_device()}")
+    return ProcessMemory()
 
 
 def monitor_for(instrument: Instrument, session: Session) -> VRAMMonitor:

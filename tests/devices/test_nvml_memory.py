@@ -19,10 +19,12 @@ NOBODY = 2**22 + 1
 @pytest.fixture
 def lists(monkeypatch):
     """NVML with two lists of processes; None stands for a list that it refuses."""
-    found = {"nvmlDeviceGetComputeRunningProcesses": [], "nvmlDeviceGetGraphicsRunningProcesses": None}
+    found = {"nvmlDeviceGetComputeRunningProcesses": [], "nvmlDeviceGetGraphicsRunningProcesses": None, "versions": ("v3", "v2")}
 
     def attempt(name, *_arguments):
-        return (None, NOT_SUPPORTED) if found[name] is None else (found[name], READ_OK)
+        base, _, version = name.partition("_")
+        answer = found[base] if version in found["versions"] else None
+        return (None, NOT_SUPPORTED) if answer is None else (answer, READ_OK)
 
     monkeypatch.setattr(library, "initialise", lambda: None)
     monkeypatch.setattr(library, "shut_down", lambda: None)
@@ -49,3 +51,11 @@ def test_own_processes_are_not_foreign(lists):
     assert list(found.values()) == [200]
     assert next(iter(found)).startswith(str(NOBODY))
     assert foreign_memory({"index": 0}, {os.getppid(), NOBODY}) == {}
+
+
+@pytest.mark.parametrize("versions", [("v3", "v2"), ("v2",), ("",)])
+def test_older_drivers_have_older_lists(lists, versions):
+    """The newest version that the driver has is asked: one of 2021 has no third, and the binding's own choice would be an error."""
+    lists["versions"] = versions
+    lists["nvmlDeviceGetComputeRunningProcesses"] = [entry(7, 100)]
+    assert memory_by_process({"index": 0}) == {7: 100}

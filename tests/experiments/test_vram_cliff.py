@@ -20,11 +20,13 @@ from pytest_physics.metrology.uncertainty import Component, expanded_uncertainty
 from pytest_physics.record.data import RecordedRun
 from pytest_physics.record.reader import RunReader
 from pytest_physics.record.verify import CHECKS, verify_run
+from pytest_physics.report import fragmentation_page
 from pytest_physics.report.build import build_report
-from pytest_physics.report.memory import memory_maps
+from pytest_physics.report.memory import accounts_of, memory_maps
 from pytest_physics.session import Plan, Session
 from pytest_physics.vram import monitor_for
-from pytest_physics.workloads.probers import TWIN_FOREIGN_BYTES, Subject, TwinProber, known_sizes
+from pytest_physics.workloads.allocator import alternate_frees
+from pytest_physics.workloads.probers import TWIN_FOREIGN_BYTES, Subject, TwinProber, known_sizes, tortured
 
 GIB = 2**30
 
@@ -216,8 +218,37 @@ def test_batch_axis(session):
     cliff = cliff_of(session, axis="batch", other=256)
     assert abs(cliff.found.value - session.truth(cliff.found.recipe)) <= 2
     assert cliff.found.unit == "sequence"
-    with pytest.raises(ValueError, match="'repeats'"):
-        cliff_of(session, repeats=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"repeats": 0}, "'repeats' and 'other'"), ({"other": 0}, "'repeats' and 'other'"), ({"axis": "depth"}, "'axis' must be"),
+        ({"resolution": -0.1}, "'resolution'"), ({"resolution": 1.0}, "'resolution'"),
+    ],
+)  # fmt: skip
+def test_wrong_searches_are_refused_before_they_begin(session, options, words):
+    """No probe is run for them."""
+    with pytest.raises(ValueError, match=words):
+        cliff_of(session, **options)
+    assert not session.probe_records
+
+
+def test_a_fixed_context_beyond_the_positions(session):
+    """The message is about positions, and nothing about memory."""
+    with pytest.raises(InvalidMeasurement, match=r"has 1024 positions.*Choose a context of at most 1024") as told:
+        cliff_of(session, "gpt2", axis="batch", other=2048)
+    assert "GiB" not in str(told.value)
+
+
+def test_what_this_run_holds_is_no_limit_of_the_card(tmp_path):
+    """The cliff is that of what is left, its account says who holds the rest, and the record verifies."""
+    with started(tmp_path, "a100") as session:
+        session.rig.gpu.device.allocate(10 * GIB)
+        cliff = cliff_of(session, repeats=1)
+        assert abs(cliff.prediction_error.value) <= 0.03
+        assert cliff.held("other processes").value == 10 * GIB
+    assert [p for p in CHECKS["memory"](RecordedRun(session.path)) if p is not None] == []
 
 
 # --- the record of it -------------------------------------------------------------------------------------------------
@@ -278,6 +309,39 @@ def test_memory_map_is_drawn(finished):
     for words in ("weights", "key-value cache", "activations", "workspace", "capacity", "predicted", "found", "spilled", "trend"):
         assert words in drawing.svg
     assert "SPILL" in drawing.caption
+    assert "Found between 1" in drawing.caption
     page = (finished / "report.html").read_text(encoding="utf-8")
+    assert "Where the bytes are" in page
     assert drawing.id in page
     assert "Understanding this" in page
+
+
+def test_account_adds_up(finished):
+    """Parts make up the pass; the pass and what is left make up the capacity."""
+    (table,) = accounts_of(RunReader(finished))
+    value = {
+        row[0]: float(row[1].split()[0].replace(",", "").replace("\u202f", "").replace("\u2212", "-") or 0)
+        for row in table.rows
+        if row[1] != "–"
+    }
+    parts = [value[name] for name in ("weights", "key-value cache", "activations, logits, scores", "workspace, rounding")]
+    assert sum(parts) == pytest.approx(value["all of the pass"], abs=0.02)
+    assert value["all of the pass"] + value["left of the capacity"] == pytest.approx(11.5, abs=0.02)
+    assert value["other processes, beyond the capacity"] == 0
+    assert next(row for row in table.rows if row[0] == "allocator slack")[1:] == ["–", "–", "no caching allocator took part"]
+
+
+def test_torture_is_drawn_with_its_holes(tmp_path):
+    """Fragmentation along each pattern, its worst moment, and what it cost; short watches are no course."""
+    with started(tmp_path, "rtx4080-laptop") as session:
+        monitor = monitor_for(session.rig.gpu, session)
+        watch = monitor.torture("alternate frees", tortured(session.rig.gpu.device, alternate_frees()))
+        with monitor.watch("a block"):
+            pass
+        session.result("VRAM fragmentation", "at its worst", watch.fragmentation)
+        assert watch.refused.value == 0
+    run = RecordedRun(session.path)
+    (drawing,) = fragmentation_page.drawings(run, [])
+    (table,) = fragmentation_page.tables(run, [])
+    assert "alternate frees" in drawing.svg
+    assert [row[:3] for row in table.rows] == [["alternate frees", "50.5 %", "50.5 %"]]

@@ -277,3 +277,15 @@ def test_growth_is_what_each_repeat_leaves():
     assert growth_per_repeat([0, 500, 500, 500, 900, 900, 900, 900, 900]) == 0.0
     with pytest.raises(ValueError, match="at least 4"):
         growth_per_repeat([1, 2])
+
+
+@pytest.mark.parametrize(("square", "found"), [(0.0, False), (2.0, True)])
+def test_a_square_that_nobody_announced_is_found(square, found):
+    """Masks of sliding windows and fallbacks of fused attention grow with the square: a straight line would foresee too much room."""
+    contexts = (64, 256, 1200, 2400, 2300, 2250)
+    peaks = [1e6 + 4000 * t + square * t * t + (300, -300)[i % 2] for i, t in enumerate(contexts)]
+    points = [MemoryPoint(batch=1, context=t, outcome=Outcome.FITS, peak_bytes=p) for t, p in zip(contexts, peaks, strict=True)]
+    fit = fit_bytes(points, kv_bytes_per_token=512, quadratic=False, rounding_bytes=16)
+    assert ("square" in fit.terms) is found
+    true = 1e6 + 4000 * 5000 + square * 5000**2
+    assert fit.at(batch=1, context=5000) == pytest.approx(true, rel=0.01)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 
 from pytest_physics.devices.twin import Fault, TwinDevice
 from pytest_physics.errors import ChannelUnavailableError, ConfigurationError
-from pytest_physics.metrology.memory import MemoryPoint, Outcome, fit_bytes
+from pytest_physics.metrology.memory import MemoryPoint, Outcome, fit_bytes, inactive_split_share
 from pytest_physics.workloads import probers
+from pytest_physics.workloads.allocator import TwinAllocator, alternate_frees
 from pytest_physics.workloads.memory_probe import ModelSpec
 from pytest_physics.workloads.probers import (
     SMALL,
@@ -25,6 +29,7 @@ from pytest_physics.workloads.probers import (
     TwinProber,
     known_sizes,
     require_address_space_limit,
+    tortured,
 )
 
 MIB = 2**20
@@ -80,6 +85,32 @@ def test_the_twin_shows_foreign_memory():
     device = TwinDevice("a100", faults=(Fault(kind="foreign_process", start_s=0.0),))
     assert TwinProber(device).probe(1, 64).foreign == {probers.TWIN_FOREIGN: probers.TWIN_FOREIGN_BYTES}
     assert TwinProber(TwinDevice("a100")).probe(1, 64).foreign == {}
+
+
+def test_the_twin_counts_what_this_run_holds():
+    """What lies on the card outside of probes leaves less for them, and is in the account; nothing of it is freed by a probe."""
+    device = TwinDevice("a100")
+    device.allocate(10 * 2**30)
+    prober = TwinProber(device)
+    found = prober.probe(1, 64)
+    assert found.foreign == {probers.TWIN_OWN: 10 * 2**30}
+    assert found.capacity_bytes == prober.capacity_bytes - 10 * 2**30
+    assert prober.probe(1, 40_000).outcome is Outcome.OUT_OF_MEMORY
+    assert device.allocated_bytes == 10 * 2**30
+
+
+def test_torture_runs_where_nothing_else_was():
+    """On a twin in an allocator of its own, whose cache goes back; in a fresh process on a CPU, where segments cannot be expandable."""
+    device = TwinDevice("rtx4080-laptop")
+    for expandable in (False, True):
+        found = tortured(device, alternate_frees(), expandable_segments=expandable)
+        assert found.source == TwinAllocator.source
+        assert inactive_split_share(found.states[-1]) > 0.2
+        assert device.allocated_bytes == 0
+    cpu = SimpleNamespace(spec=SimpleNamespace(kind="cpu"))
+    assert tortured(cpu, alternate_frees(count=200, n_bytes=32 * 1024)).source == "glibc"
+    with pytest.raises(ChannelUnavailableError, match="no expandable segments"):
+        tortured(cpu, alternate_frees(), expandable_segments=True)
 
 
 def test_unknown_models_name_the_nearest():
@@ -203,6 +234,8 @@ def test_a_model_that_cannot_be_built_is_no_finding(process):
     """A misspelt architecture is a configuration error with transformers' words."""
     with pytest.raises(ConfigurationError, match="no usable configuration"):
         ProcessProber(ModelSpec(name="x", model_type="gpt99"), process=process)
+    with pytest.raises(ConfigurationError, match="there is no directory '/no/such/model'"):
+        ProcessProber(ModelSpec(name="x", path="/no/such/model"), process=process)
     with pytest.raises(ConfigurationError, match="'model_type' or a 'path'"):
         ModelSpec(name="x")
 
@@ -239,3 +272,17 @@ def test_subject_says_whether_scores_are_kept():
     subject = Subject(name="x", dtype="float16", attention="eager", sizes=known_sizes("gpt2"))
     assert subject.quadratic
     assert not replace(subject, attention="sdpa").quadratic
+
+
+def test_a_model_from_a_directory(process, tmp_path):
+    """What save_pretrained writes is probed with its own weights, in the number format and attention that are named."""
+    safetensors_numpy = pytest.importorskip("safetensors.numpy")
+    arguments = {**SMALL.arguments, "n_positions": 512, "vocab_size": 512, "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}
+    (tmp_path / "config.json").write_text(json.dumps(arguments), encoding="utf-8")
+    weights = {"transformer.wte.weight": np.zeros((512, 64), np.float32)}  # what is missing is made, as transformers does
+    safetensors_numpy.save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    prober = ProcessProber(ModelSpec(name="saved", path=str(tmp_path), dtype="bfloat16", attention="eager"), process=process)
+    assert (prober.subject.dtype, prober.subject.attention, prober.subject.quadratic) == ("bfloat16", "eager", True)
+    assert prober.subject.sizes.bytes_per_number == 2
+    assert prober.probe(2, 512).outcome is Outcome.FITS
+    assert prober.probe(1, 513).outcome is Outcome.ARCHITECTURE_LIMIT

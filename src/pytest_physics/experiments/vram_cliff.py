@@ -137,8 +137,12 @@ def run_vram_cliff(
     resolution
         Width of the final bracket over its lower end.
     """
-    if repeats < 1:
-        raise ValueError(f"'repeats' must be >= 1 (got {repeats}).")
+    if axis not in FIRST:
+        raise ValueError(f"'axis' must be 'context' or 'batch' (got {axis!r}).")
+    if repeats < 1 or other < 1:
+        raise ValueError(f"'repeats' and 'other' must be >= 1 (got {repeats} and {other}).")
+    if not 0 <= resolution < 1:
+        raise ValueError(f"'resolution' must be at least 0 and below 1 (got {resolution}).")
     probing = _Probing(instrument, session, prober, axis, other)
     cliff = VramCliff(session=session, instrument=instrument, search=probing.search, axis=axis)
     with instrument.phase("VRAM cliff"):
@@ -192,8 +196,10 @@ class _Probing:
 
     def _require_alone(self) -> None:
         """Stop as soon as somebody else's memory has changed: what would follow could not be used."""
-        gate = next(gate for gate in Search.of(self.session, self.search).gates() if gate.name == "foreign memory")
-        if gate.refuses:
+        gates = (gate for gate in Search.of(self.session, self.search).gates() if gate.name in {"foreign memory", "same capacity"})
+        for gate in gates:
+            if not gate.refuses:
+                continue
             raise InvalidMeasurement(f"search '{self.search}' was ended: {gate.reason}. To do: {gate.remedy}.")
 
     # --- prediction --------------------------------------------------------------------------------------------------
@@ -215,10 +221,13 @@ class _Probing:
         if point.outcome is not Outcome.FITS or (point.peak_bytes or 0) > self.prober.capacity_bytes:
             sizes = self.prober.subject.sizes
             message = self.session.probe_records[-1].message or "it spilled"
+            where = f"model '{self.prober.subject.name}' does not fit at batch {point.batch}, context {point.context}"
+            if point.outcome is Outcome.ARCHITECTURE_LIMIT:
+                raise InvalidMeasurement(f"{where}: {message}. Choose a context of at most {sizes.max_positions}, or another model.")
             raise InvalidMeasurement(
-                f"model '{self.prober.subject.name}' does not fit at batch {point.batch}, context {point.context}: its weights are "
-                f"{sizes.weight_bytes / 2**30:.2f} GiB, the capacity is {self.prober.capacity_bytes / 2**30:.2f} GiB "
-                f"({self.prober.limited_by}); {message}. Choose a smaller model, a smaller number format, or a larger device."
+                f"{where}: its weights are {sizes.weight_bytes / 2**30:.2f} GiB, the capacity is {self.prober.capacity_bytes / 2**30:.2f} "
+                f"GiB ({self.prober.limited_by}); {message.rstrip('.')}. Choose a smaller model, a smaller number format, or a larger "
+                "device."
             )
         return point
 

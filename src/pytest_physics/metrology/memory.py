@@ -44,6 +44,8 @@ LARGEST_CONTEXT = 2**24
 MIN_TREND_POINTS = 3
 UPPER_SHARE = 1 / 4
 """Probes smaller than this share of the largest are left out of a fit that has enough others."""
+CURVED = 2.0
+"""How many times less scatter a parabola must leave than a straight line, at the line's own points, to be believed."""
 SPARE_POINTS = 2
 """How many more probes than terms are enough."""
 
@@ -215,11 +217,27 @@ def fit_bytes(points: Sequence[MemoryPoint], *, kv_bytes_per_token: int, quadrat
     kv_bytes_per_token
         Of the exact cache, which is not fitted.
     quadratic
-        Whether attention keeps its score matrix ("eager").
+        Whether attention keeps its score matrix ("eager"). Where it says that it does not, the square is fitted all the same if a straight
+        line leaves :data:`CURVED` times the scatter of a parabola, and more than one through all probes: masks of sliding windows and
+        fallbacks of fused attention are squares.
     rounding_bytes
         Step in which the allocator hands memory out, all pieces of one pass together: two points cannot agree better.
     """
-    used = _beyond_kinks([p for p in points if p.outcome is Outcome.FITS and p.peak_bytes is not None], quadratic=quadratic)
+    fits = [p for p in points if p.outcome is Outcome.FITS and p.peak_bytes is not None]
+    used = _beyond_kinks(fits, quadratic=quadratic)
+    fit = _fitted(used, kv_bytes_per_token, rounding_bytes, quadratic=quadratic)
+    if quadratic or math.isinf(fit.dof) or fit.dof < 2:
+        return fit
+    try:
+        same = _fitted(used, kv_bytes_per_token, rounding_bytes, quadratic=True)
+        curved = _fitted(_beyond_kinks(fits, quadratic=True), kv_bytes_per_token, rounding_bytes, quadratic=True)
+    except ValueError:
+        return fit
+    believed = CURVED * same.scatter_bytes <= fit.scatter_bytes and curved.scatter_bytes < fit.scatter_bytes
+    return curved if believed and "square" in curved.terms else fit
+
+
+def _fitted(used: Sequence[MemoryPoint], kv_bytes_per_token: int, rounding_bytes: float, *, quadratic: bool) -> BytesFit:
     terms = _determined(used, ("constant", "token", "square") if quadratic else ("constant", "token"))
     design = np.array([[_TERMS[name](p.batch, p.context) for name in terms] for p in used], dtype=np.float64)
     target = np.array([float(p.peak_bytes or 0.0) - kv_bytes_per_token * p.tokens for p in used])
@@ -405,8 +423,8 @@ class AllocatorState:
     """Taken from the device, in use or not."""
     active_bytes: int
     """Handed out, or freed and still waiting for work on another stream."""
-    inactive_split_bytes: int
-    """Free blocks that are a part of a larger segment, which cannot be returned while another part is in use."""
+    inactive_split_bytes: int | None
+    """Free blocks that are a part of a larger segment, which cannot be returned while another part is in use; None where not told."""
     largest_free_bytes: int | None
     """Largest free block inside the segments; None where the allocator does not tell."""
     segments: int = 0
@@ -414,12 +432,12 @@ class AllocatorState:
 
     def __post_init__(self) -> None:
         """An allocator cannot hand out what it has not got."""
-        if min(self.allocated_bytes, self.reserved_bytes, self.active_bytes, self.inactive_split_bytes) < 0:
+        split = self.inactive_split_bytes or 0
+        if min(self.allocated_bytes, self.reserved_bytes, self.active_bytes, split) < 0:
             raise ValueError("bytes of an allocator must be >= 0.")
-        if self.allocated_bytes > self.reserved_bytes or self.inactive_split_bytes > self.reserved_bytes:
+        if self.allocated_bytes > self.reserved_bytes or split > self.reserved_bytes:
             raise ValueError(
-                f"allocated ({self.allocated_bytes}) and inactive split bytes ({self.inactive_split_bytes}) cannot exceed the "
-                f"reserved {self.reserved_bytes}."
+                f"allocated ({self.allocated_bytes}) and inactive split bytes ({split}) cannot exceed the reserved {self.reserved_bytes}."
             )
 
     @property
@@ -429,19 +447,25 @@ class AllocatorState:
 
 
 def inactive_split_share(state: AllocatorState) -> float:
-    """Bytes of split free blocks over reserved bytes, 0 to 1; 0 without reserved memory."""
+    """Bytes of split free blocks over reserved bytes, 0 to 1; 0 without reserved memory, NaN where the allocator does not tell them."""
+    if state.inactive_split_bytes is None:
+        return math.nan
     return state.inactive_split_bytes / state.reserved_bytes if state.reserved_bytes else 0.0
 
 
 def largest_block_fragmentation(state: AllocatorState) -> float:
     """1 − largest free block ÷ free bytes, 0 to 1; 0 where nothing is free, NaN where the allocator does not tell its blocks."""
+    if state.inactive_split_bytes is None and state.largest_free_bytes is None:
+        return math.nan
     if state.free_bytes <= 0:
         return 0.0
     return math.nan if state.largest_free_bytes is None else max(0.0, 1.0 - state.largest_free_bytes / state.free_bytes)
 
 
 def slack(state: AllocatorState) -> float:
-    """Reserved and not allocated over reserved, 0 to 1: what an allocator keeps, in one piece or in many."""
+    """Reserved and not allocated over reserved, 0 to 1: what an allocator keeps, in one piece or in many; NaN where it tells nothing."""
+    if state.inactive_split_bytes is None:
+        return math.nan
     return 1.0 - state.allocated_bytes / state.reserved_bytes if state.reserved_bytes else 0.0
 
 

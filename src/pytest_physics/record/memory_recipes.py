@@ -45,6 +45,8 @@ Parameters = Mapping[str, Any]
 Leaf = Callable[[Parameters, RunData], Estimate]
 Truth = Callable[[Parameters, RunData], Estimate | None]
 
+CAPACITY_TOLERANCE = 0.01
+"""Share of the capacity by which it may move from probe to probe: a third of what a prediction may be wrong by."""
 WELL_BELOW = 0.6
 """A prediction may use probes up to this share of the capacity beyond the weights: a large model leaves little of the whole."""
 MEMORY_LIMITS = frozenset({Outcome.OUT_OF_MEMORY, Outcome.SPILL, Outcome.KILLED})
@@ -141,7 +143,7 @@ class Search:
 
     def gates(self) -> tuple[Gate, ...]:
         """What every number of this search needs."""
-        return (_nobody_else(self), _one_limit(self))
+        return (_nobody_else(self), _same_capacity(self), _one_limit(self))
 
 
 def sizes_of(subject: SubjectRecord) -> ModelSizes:
@@ -171,12 +173,23 @@ def _nobody_else(search: Search) -> Gate:
         for name, n_bytes in probe.foreign.items():
             most[name] = max(most.get(name, 0), n_bytes)
     least = [sum(probe.foreign.values()) for probe in search.probes]
-    moved = max(least) - min(least)
+    moved, limit = max(least) - min(least), float(search.probes[0].rounding_bytes)
     names = ", ".join(f"pid {name} with {n_bytes / 2**30:.2f} GiB" for name, n_bytes in most.items()) or "nobody"
     return Gate(
-        name="foreign memory", scope=search.id, measured=float(moved), limit=0.0, unit="byte", passed=moved == 0,
-        reason=f"device memory of others changed by {moved} bytes during the search (limit 0); seen: {names}",
-        remedy="" if moved == 0 else "end these processes, or let them start before the search, and search again",
+        name="foreign memory", scope=search.id, measured=float(moved), limit=limit, unit="byte", passed=moved <= limit,
+        reason=f"device memory of others changed by {moved} bytes during the search (limit {limit:.0f}, the step of a pass); seen: {names}",
+        remedy="" if moved <= limit else "end these processes, or let them start before the search, and search again",
+    )  # fmt: skip
+
+
+def _same_capacity(search: Search) -> Gate:
+    """What is free for a probe may not move, whoever took it: not every process shows in the driver's lists."""
+    told = [probe.capacity_bytes for probe in search.probes]
+    moved, limit = max(told) - min(told), CAPACITY_TOLERANCE * max(told)
+    return Gate(
+        name="same capacity", scope=search.id, measured=float(moved), limit=limit, unit="byte", passed=moved <= limit,
+        reason=f"the memory free for a probe was between {min(told)} and {max(told)} bytes (limit {limit:.0f} apart)",
+        remedy="" if moved <= limit else "look for who else uses this memory (another container, the desktop), end it, and search again",
     )  # fmt: skip
 
 
@@ -431,6 +444,8 @@ def _spill_slowdown(search: Search, _parameters: Parameters) -> Estimate:
     return Estimate(value=known[0], unit="1", components=(scatter, form), quality=Quality.GOOD, estimator="time over trend")
 
 
+TWIN_SOURCE = "twin's caching allocator"
+"""As a watch names a twin's allocator."""
 MIN_TREND_TERMS = 3
 """Terms of the trend of time."""
 U_TREND = 0.1
@@ -460,16 +475,27 @@ def _fragmentation(record: AllocationRecord, parameters: Parameters) -> Estimate
     values = [FRAGMENTATIONS[definition](state_of(state)) for state in record.states]
     if parameters["when"] == "end":
         values = values[-1:]
-    if any(map(math.isnan, values)):
+    if not values or any(map(math.isnan, values)):
         raise ChannelUnavailableError(
-            f"{record.source} does not tell its free blocks apart: no '{definition}' fragmentation; use 'inactive split'."
+            f"{record.source} does not tell its free blocks: there is no fragmentation by '{definition}' to be seen in it. Use another "
+            "definition, or watch an allocator that tells them (torch's own on CUDA, a twin's)."
         )
     return Estimate(value=max(values), unit="1", estimator=f"{definition}, {parameters['when']} of {record.source}")
 
 
 def _peak(record: AllocationRecord, _parameters: Parameters) -> Estimate:
     """Largest allocation above what was there at the start."""
+    if record.source == TWIN_SOURCE and record.peak_bytes == record.states[0].allocated_bytes:
+        raise ChannelUnavailableError(untouched(record.name))
     return Estimate(value=float(record.peak_bytes - record.states[0].allocated_bytes), unit="byte", estimator=f"peak of {record.source}")
+
+
+def untouched(name: str) -> str:
+    """Why a twin's memory says nothing about code that took none of it."""
+    return (
+        f"nothing was allocated on the twin during '{name}', so its memory says nothing about this code: only blocks of 'vram.allocator' "
+        "and probes lie there, never real tensors. Run this on a GPU, or watch the CPU's memory with --physics-device cpu."
+    )
 
 
 def _growth(record: AllocationRecord, _parameters: Parameters) -> Estimate:

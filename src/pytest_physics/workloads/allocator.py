@@ -18,13 +18,13 @@ from __future__ import annotations
 import ctypes
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from pytest_physics.devices.twin import TwinDevice
-from pytest_physics.errors import ChannelUnavailableError, ConfigurationError
+from pytest_physics.errors import ChannelUnavailableError, ConfigurationError, InvalidMeasurement
 from pytest_physics.metrology.memory import AllocatorState
-from pytest_physics.workloads.libraries import import_torch
+from pytest_physics.workloads.libraries import import_torch, torch_device
 
 KIB, MIB = 2**10, 2**20
 LOOKS = 24
@@ -57,6 +57,8 @@ class Torture:
     refused: list[Refusal] = field(default_factory=list)
     peak_bytes: int = 0
     """Largest allocation among the states, or asked for between them."""
+    source: str = ""
+    """Whose figures these are."""
 
 
 class Allocator(Protocol):
@@ -127,7 +129,7 @@ def _churn(wanted: float, rounds: int, size: Callable[[], int], random_numbers: 
 
 def torture(allocator: Allocator, steps: Sequence[Step], *, looks: int = LOOKS) -> Torture:
     """Run a pattern, look on the way, and free everything afterwards. A refused allocation is noted, and the pattern goes on."""
-    out = Torture(states=[allocator.state()])
+    out = Torture(states=[allocator.state()], source=allocator.source)
     blocks: dict[int, object] = {}
     held: dict[int, int] = {}
     highest = 0
@@ -196,6 +198,7 @@ class TwinAllocator:
         self._pools: dict[int, bool] = {}
         """Whether a segment is of the small pool."""
         self._next = 0
+        self._handed_out = self._peak = 0
 
     def allocate(self, n_bytes: int) -> Block:
         """Best fit among the free blocks of its pool, else a new segment; ``MemoryError`` after the cache was given back in vain."""
@@ -203,6 +206,8 @@ class TwinAllocator:
         block = self._best(size, small=small) or self._grown(size, small=small)
         self._split(block, size, small=small)
         block.free, block.requested = False, n_bytes
+        self._handed_out += block.size
+        self._peak = max(self._peak, self._handed_out)
         return block
 
     def free(self, block: object) -> None:
@@ -210,6 +215,7 @@ class TwinAllocator:
         if not isinstance(block, Block) or block.free:
             raise ValueError(f"this allocator did not hand out {block!r}, or has it back already.")
         block.free, block.requested = True, 0
+        self._handed_out -= block.size
         self._coalesce(block.segment)
 
     def empty_cache(self) -> None:
@@ -217,6 +223,14 @@ class TwinAllocator:
         for segment in [s for s, blocks in self._segments.items() if all(b.free for b in blocks)]:
             self._device.free(sum(b.size for b in self._segments.pop(segment)))
             del self._pools[segment]
+
+    def reset_peak(self) -> None:
+        """Begin the high-water mark anew."""
+        self._peak = self._handed_out
+
+    def peak_bytes(self) -> int:
+        """High-water mark."""
+        return self._peak
 
     def state(self) -> AllocatorState:
         """Bytes from the blocks themselves."""
@@ -285,13 +299,21 @@ class TwinAllocator:
 
 
 class CudaAllocator:
-    """PyTorch's caching allocator on a card."""
+    """PyTorch's caching allocator on a card; ``DeviceUnavailableError`` where torch has no such card.
+
+    CUDA is initialised here: its statistics cannot be asked for, nor its high-water mark begun anew, before. Where torch leaves memory to
+    the driver (``backend:cudaMallocAsync``) its statistics of blocks are always zero, and are not told.
+    """
 
     source = "torch CUDA caching allocator"
 
     def __init__(self, device: str = "cuda:0") -> None:
         self._torch = import_torch()
+        if torch_device(device).type != "cuda":
+            raise ConfigurationError(f"'device' must be a CUDA device such as 'cuda:0' (got {device!r}).")
+        self._torch.cuda.init()
         self.device = device
+        self._tells_blocks = self._torch.cuda.get_allocator_backend() == "native"
 
     def allocate(self, n_bytes: int) -> object:
         """A tensor of bytes; torch's out-of-memory error becomes a ``MemoryError``."""
@@ -306,7 +328,14 @@ class CudaAllocator:
 
     def state(self) -> AllocatorState:
         """From ``memory_stats`` and the segments of ``memory_snapshot``."""
-        return cuda_state(self._torch.cuda.memory_stats(self.device), self._torch.cuda.memory_snapshot(), device=self.index)
+        stats = self._torch.cuda.memory_stats(self.device)
+        if not self._tells_blocks:
+            return replace(cuda_state(stats, ()), inactive_split_bytes=None, largest_free_bytes=None)
+        return cuda_state(stats, self._torch.cuda.memory_snapshot(), device=self.index)
+
+    def empty_cache(self) -> None:
+        """Return segments that are free as a whole to the device."""
+        self._torch.cuda.empty_cache()
 
     def reset_peak(self) -> None:
         """Begin torch's high-water mark anew."""
@@ -319,7 +348,8 @@ class CudaAllocator:
     @property
     def index(self) -> int:
         """Number of the card."""
-        return int(self._torch.device(self.device).index or 0)
+        index = self._torch.device(self.device).index
+        return int(self._torch.cuda.current_device() if index is None else index)
 
     def available_bytes(self) -> int:
         """Free in the cache and on the card."""
@@ -402,24 +432,27 @@ class GlibcAllocator:
 
 
 def torture_in_process(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Answer to a ``torture`` request of :mod:`pytest_physics.workloads.memory_probe`: a pattern on this process's ``malloc``."""
+    """Answer to a ``torture`` request of :mod:`pytest_physics.workloads.memory_probe`: a pattern on ``malloc``, or on a card."""
     steps = [Step(name=int(name), n_bytes=None if n_bytes is None else int(n_bytes)) for name, n_bytes in request["steps"]]
-    found = torture(GlibcAllocator(), steps)
+    allocator: Allocator = CudaAllocator(request["device"]) if request.get("device", "cpu") != "cpu" else GlibcAllocator()
+    found = torture(allocator, steps)
     return {
-        "outcome": "FITS", "source": GlibcAllocator.source, "states": [asdict(state) for state in found.states],
+        "outcome": "FITS", "source": found.source, "states": [asdict(state) for state in found.states],
         "refused": [asdict(refusal) for refusal in found.refused], "peak_bytes": found.peak_bytes,
     }  # fmt: skip
 
 
 def torture_from(answer: Mapping[str, Any]) -> Torture:
     """What a probing process answered, as values again."""
+    if answer.get("outcome") != "FITS":
+        raise InvalidMeasurement(f"the torture of an allocator in a fresh process did not end: {answer.get('message', answer)}")
     return Torture(
         states=[AllocatorState(**state) for state in answer["states"]],
         refused=[Refusal(**refusal) for refusal in answer["refused"]],
-        peak_bytes=int(answer["peak_bytes"]),
-    )
+        peak_bytes=int(answer["peak_bytes"]), source=str(answer["source"]),
+    )  # fmt: skip
 
 
-def as_request(steps: Sequence[Step]) -> dict[str, Any]:
-    """A pattern as a request for a probing process."""
-    return {"action": "torture", "steps": [[step.name, step.n_bytes] for step in steps]}
+def as_request(steps: Sequence[Step], *, device: str = "cpu") -> dict[str, Any]:
+    """A pattern as a request for a probing process: on its ``malloc``, or on a card."""
+    return {"action": "torture", "device": device, "steps": [[step.name, step.n_bytes] for step in steps]}

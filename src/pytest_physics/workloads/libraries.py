@@ -35,6 +35,12 @@ def import_transformers() -> ModuleType:
     return _import("transformers")
 
 
+def import_peft() -> ModuleType:
+    """``peft``, without network, as :func:`import_transformers`."""
+    import_transformers()
+    return _import("peft")
+
+
 def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)

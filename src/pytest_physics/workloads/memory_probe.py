@@ -27,17 +27,20 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_physics.errors import ConfigurationError, PhysicsError
-from pytest_physics.workloads.libraries import import_torch, import_transformers, torch_dtype
+from pytest_physics.workloads.libraries import import_torch, import_transformers, torch_device, torch_dtype, wait_for
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
-OUT_OF_MEMORY_WORDS = ("can't allocate memory", "out of memory", "Cannot allocate memory", "bad_alloc", "could not create a primitive")
-"""How torch, CUDA, libstdc++ and oneDNN say that an allocation failed."""
+OUT_OF_MEMORY_WORDS = (
+    "can't allocate memory", "out of memory", "Cannot allocate memory", "bad_alloc", "could not create a primitive", "STATUS_ALLOC_FAILED",
+)  # fmt: skip
+"""How torch, CUDA, the C library, libstdc++, oneDNN, and CUDA's libraries (cuBLAS, cuDNN) say that an allocation failed."""
 WARM_UP_TOKENS = 16
 SMALLEST: Mapping[str, int] = {"num_hidden_layers": 1, "max_position_embeddings": 64, "vocab_size": 256}
 """What a model is cut down to for the first pass, which loads kernels and their tables."""
@@ -73,6 +76,10 @@ class ModelSpec:
     def config(self) -> PreTrainedConfig:
         """Configuration, from its arguments or its directory; never from the network."""
         transformers = import_transformers()
+        if self.path and not Path(self.path).is_dir():
+            raise ConfigurationError(
+                f"model '{self.name}': there is no directory '{self.path}'; save the model there with save_pretrained."
+            )
         try:
             if self.path:
                 found: PreTrainedConfig = transformers.AutoConfig.from_pretrained(self.path, local_files_only=True)
@@ -106,7 +113,10 @@ def describe(request: Mapping[str, Any]) -> dict[str, Any]:
     with torch.device("meta"):
         model = _build(spec, config, dtype, from_weights=False)
     parameters = sum(p.numel() for p in model.parameters())
-    return {"sizes": sizes_of(config, parameters, dtype.itemsize), "torch": str(torch.__version__)}
+    found: dict[str, Any] = {"sizes": sizes_of(config, parameters, dtype.itemsize), "torch": str(torch.__version__)}
+    if torch.device(request.get("device", "cpu")).type == "cuda":
+        found["capacity_bytes"] = int(torch.cuda.mem_get_info(torch_device(request["device"]))[0])
+    return found
 
 
 def probe(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,15 +125,16 @@ def probe(request: Mapping[str, Any]) -> dict[str, Any]:
     spec, device = ModelSpec(**request["model"]), torch.device(request["device"])
     torch.set_num_threads(1)
     config = spec.config()
-    _first_pass(spec, device)
-    meter = CudaMeter(device) if device.type == "cuda" else AddressSpaceMeter(request["capacity_bytes"])
+    meter: CudaMeter | AddressSpaceMeter | None = None
     try:
+        _first_pass(spec, device)
+        meter = CudaMeter(device) if device.type == "cuda" else AddressSpaceMeter(request["capacity_bytes"])
         seconds = _pass(spec, config, device, request["batch"], request["context"])
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY_WORDS):
             raise
         message = (str(error).splitlines() or ["MemoryError"])[0][:300]
-        return {"outcome": "OUT_OF_MEMORY", "message": message, **meter.read()}
+        return {"outcome": "OUT_OF_MEMORY", "message": message, **(meter.read() if meter else {})}
     return {"outcome": "FITS", "message": "", "seconds": seconds, **meter.read()}
 
 
@@ -173,13 +184,17 @@ class AddressSpaceMeter:
 
 
 class CudaMeter:
-    """What torch takes of a card that has ``capacity_bytes`` free once its context exists."""
+    """What torch takes of a card that has ``capacity_bytes`` to give once its context exists.
+
+    The first pass leaves torch a few MiB that it does not give back (workspaces of cuBLAS): they are a part of every peak that torch tells,
+    so they are a part of the capacity too.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = import_torch().cuda
         self._device = device
         self._cuda.empty_cache()
-        self.capacity_bytes = int(self._cuda.mem_get_info(device)[0])
+        self.capacity_bytes = int(self._cuda.mem_get_info(device)[0]) + int(self._cuda.memory_reserved(device))
         self._cuda.reset_peak_memory_stats(device)
 
     def read(self) -> dict[str, int]:
@@ -237,11 +252,11 @@ def _run(model: PreTrainedModel, device: torch.device, batch: int, context: int)
     torch = import_torch()
     torch.nn.Module.to(model, device=device)
     tokens = torch.zeros((batch, context), dtype=torch.long, device=device)
+    wait_for(device)  # the weights' way to the card is no part of the pass
     started_ns = time.perf_counter_ns()
     with torch.inference_mode():
         model(input_ids=tokens, use_cache=True)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait_for(device)
     return (time.perf_counter_ns() - started_ns) / 1e9
 
 

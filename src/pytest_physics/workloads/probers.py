@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -22,13 +22,15 @@ from pytest_physics.clock import NS_PER_S
 from pytest_physics.devices.base import Device
 from pytest_physics.devices.twin import TwinDevice, TwinLoad
 from pytest_physics.devices.twin import memory as twin_memory
-from pytest_physics.errors import ChannelUnavailableError, ConfigurationError, nearest_name
+from pytest_physics.errors import ChannelUnavailableError, ConfigurationError, nearest
 from pytest_physics.metrology.memory import ModelSizes, Outcome
+from pytest_physics.workloads.allocator import Step, Torture, TwinAllocator, as_request, torture, torture_from
 from pytest_physics.workloads.memory_probe import ModelSpec
 
 MIB = 2**20
 START_S = 120.0
 """Longest start of the probing process: importing torch and transformers takes 3 to 30 s."""
+TORTURE_LIMIT_S = 300.0
 GRACE_S = 20.0
 """How much longer than its own time limit a probe may take to answer before its process is given up."""
 PAGE_BYTES = 4096
@@ -37,14 +39,18 @@ CPU_CAPACITY_BYTES = 256 * MIB
 matrix library does without its 3 MiB of packing buffers where it gets none, so much smaller capacities end later than bytes say."""
 TWIN_FOREIGN = "4242 foreign process of the twin"
 TWIN_FOREIGN_BYTES = 2**30
+TWIN_OWN = "0 this run, outside of its probes"
 ENVIRONMENT: Mapping[str, str] = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
 }
-"""Of the probing process: one arena and one thread, and every larger block returned to the system when it is freed."""
+"""Of the probing process: one arena and one thread, and every larger block returned to the system when it is freed. Libraries that ask
+whether there is CUDA must not initialise its driver: a forked child could not use it then."""
+EXPANDABLE = "expandable_segments:True"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +84,7 @@ class Probe:
     seconds: float | None = None
     capacity_bytes: int = 0
     foreign: Mapping[str, int] = field(default_factory=dict)
-    """Device memory of others, before or after, by "pid name", in bytes."""
+    """Device memory of others (this run's own process too), before or after, by "pid name", in bytes."""
     reserved_bytes: int | None = None
     """Most that a caching allocator held from the device; None without one."""
 
@@ -138,8 +144,7 @@ SMALL = ModelSpec(
 def known_sizes(name: str, dtype: str = "float16") -> ModelSizes:
     """Sizes of a published model; ``ConfigurationError`` names the nearest for an unknown one."""
     if name not in _KNOWN:
-        near = nearest_name(name, tuple(_KNOWN))
-        raise ConfigurationError(f"no sizes of '{name}' are known (did you mean '{near}'?): {', '.join(_KNOWN)}.")
+        raise ConfigurationError(f"no sizes of '{name}' are known{nearest(name, _KNOWN)}; known: {', '.join(_KNOWN)}.")
     if dtype not in BYTES:
         raise ConfigurationError(f"'dtype' must be one of {', '.join(BYTES)} (got {dtype!r}).")
     return replace(_KNOWN[name], bytes_per_number=BYTES[dtype])
@@ -173,7 +178,7 @@ class TwinProber:
         if sizes.max_positions is not None and context > sizes.max_positions:
             return replace(answer, outcome=Outcome.ARCHITECTURE_LIMIT, message=_no_position(sizes.max_positions, context))
         wanted = twin_memory.true_peak_bytes(sizes, batch=batch, context=context, eager=self.subject.quadratic)
-        held = wanted + sum(answer.foreign.values())
+        held = wanted + foreign.get(TWIN_FOREIGN, 0)  # what this run holds is allocated already
         try:
             self._device.allocate(held)
         except MemoryError as error:
@@ -200,7 +205,8 @@ class TwinProber:
     def _foreign(self) -> dict[str, int]:
         now_s = self._device.clock.now_ns() / NS_PER_S
         there = any(fault.kind == "foreign_process" and fault.start_s <= now_s < fault.stop_s for fault in self._device.faults)
-        return {TWIN_FOREIGN: TWIN_FOREIGN_BYTES} if there else {}
+        own = {TWIN_OWN: self._device.allocated_bytes} if self._device.allocated_bytes else {}
+        return {**own, **({TWIN_FOREIGN: TWIN_FOREIGN_BYTES} if there else {})}
 
 
 def _no_position(positions: int, context: int) -> str:
@@ -213,8 +219,9 @@ def _no_position(positions: int, context: int) -> str:
 class ProbeProcess:
     """The process that answers requests; see :mod:`pytest_physics.workloads.memory_probe`. Started at the first request."""
 
-    def __init__(self, model: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, model: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None) -> None:
         self._model = model
+        self._environment = {**ENVIRONMENT, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._pending = b""
 
@@ -250,7 +257,7 @@ class ProbeProcess:
             return
         self._process = subprocess.Popen(
             [sys.executable, "-m", "pytest_physics.workloads.memory_probe"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, env={**os.environ, **ENVIRONMENT}, start_new_session=True,
+            stderr=subprocess.DEVNULL, env={**os.environ, **self._environment}, start_new_session=True,
         )  # fmt: skip
         ready = self._exchange({"model": self._model}, START_S)
         if not ready or not ready.get("ready"):
@@ -294,7 +301,7 @@ class ProcessProber:
     device
         ``"cpu"`` or torch's name of a card.
     capacity_bytes
-        On a CPU: address space each probe may take beyond libraries and a first tiny pass. On CUDA it is what the card has free.
+        On a CPU: address space each probe may take beyond libraries and a first tiny pass. On CUDA the card tells what it has free.
     limit_s
         Time limit of one probe.
     foreign
@@ -348,7 +355,9 @@ class ProcessProber:
 
     def _described(self) -> Subject:
         try:
-            found = self._checked(self._process.ask({"action": "describe", "model": self.model.to_json()}, limit_s=self.limit_s))
+            request = {"action": "describe", "model": self.model.to_json(), "device": self.device}
+            found = self._checked(self._process.ask(request, limit_s=self.limit_s))
+            self.capacity_bytes = int(found.get("capacity_bytes") or self.capacity_bytes)
             sizes = ModelSizes(**found["sizes"])
         except BaseException:
             self._process.close()
@@ -398,8 +407,8 @@ def prober_for(device: Device, model: str = "") -> Prober:
     from pytest_physics.workloads.select import torch_name
 
     name, selector = torch_name(device), {"uuid": device.fingerprint.identity}
-    own = {os.getpid()}
-    return ProcessProber(cuda_model(model), device=name, foreign=lambda pid: foreign_memory(selector, own | {pid}), limit_s=300.0)
+    # this process is another one than the probe's: what it holds is not there for the probe either
+    return ProcessProber(cuda_model(model), device=name, foreign=lambda pid: foreign_memory(selector, {pid}), limit_s=300.0)
 
 
 def cuda_model(name: str) -> ModelSpec:
@@ -408,3 +417,30 @@ def cuda_model(name: str) -> ModelSpec:
         return ModelSpec(name=os.path.basename(name.rstrip("/")), path=name, dtype="float16")  # noqa: PTH119 -- as above
     arguments = {"bos_token_id": 0, "eos_token_id": 0, "n_positions": 2**18}
     return ModelSpec(name="gpt2, 262144 positions", model_type="gpt2", arguments=arguments, dtype="float16")
+
+
+def tortured(device: Device, steps: Sequence[Step], *, expandable_segments: bool = False) -> Torture:
+    """Run a pattern on an allocator that nothing else has used: a twin's, torch's on a card, or ``malloc``, in a fresh process.
+
+    ``expandable_segments`` is torch's setting, in the process's environment or the twin's allocator; ``malloc`` has no such thing, and
+    raises ``ChannelUnavailableError``.
+    """
+    kind = device.spec.kind
+    if kind == "twin":
+        assert isinstance(device, TwinDevice)  # noqa: S101 -- the kind says so
+        allocator = TwinAllocator(device, expandable_segments=expandable_segments)
+        try:
+            return torture(allocator, steps)
+        finally:
+            allocator.empty_cache()
+    if kind == "cpu" and expandable_segments:
+        raise ChannelUnavailableError("a process's 'malloc' has no expandable segments; that is a setting of torch on CUDA.")
+    setting = {"PYTORCH_ALLOC_CONF": EXPANDABLE, "PYTORCH_CUDA_ALLOC_CONF": EXPANDABLE} if expandable_segments else {}
+    process = ProbeProcess(environment=setting)
+    try:
+        from pytest_physics.workloads.select import torch_name
+
+        request = as_request(steps, device="cpu" if kind == "cpu" else torch_name(device))
+        return torture_from(process.ask(request, limit_s=TORTURE_LIMIT_S))
+    finally:
+        process.close()

@@ -82,6 +82,8 @@ def attempt(function: str, *arguments: Any) -> tuple[Any, int]:  # noqa: ANN401 
         return getattr(pynvml, function)(*arguments), READ_OK
     except pynvml.NVMLError as error:
         return None, int(error.value)
+    except pynvml.NVMLLibraryMismatchError:  # the binding wants a newer version of the function than this driver has
+        return None, FUNCTION_NOT_FOUND
     except AttributeError:  # this release of nvidia-ml-py is older than the function
         return None, FUNCTION_NOT_FOUND
 

@@ -16,6 +16,8 @@ from pytest_physics.devices.base import READ_OK
 from pytest_physics.devices.nvml import library
 
 _LISTINGS = ("nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetGraphicsRunningProcesses")
+_VERSIONS = ("_v3", "_v2", "")
+"""The newest that the driver has: 510 brought the third, 455 the second; the binding's own choice is the third, and an error before."""
 
 
 def memory_by_process(selector: Mapping[str, Any]) -> dict[int, int]:
@@ -25,8 +27,8 @@ def memory_by_process(selector: Mapping[str, Any]) -> dict[int, int]:
         handle = library.find_card(selector, os.environ)
         found: dict[int, int] = {}
         for listing in _LISTINGS:
-            processes, code = library.attempt(listing, handle)
-            for process in processes if code == READ_OK else ():
+            tried = (library.attempt(listing + version, handle) for version in _VERSIONS)
+            for process in next((processes for processes, code in tried if code == READ_OK), ()):
                 found[process.pid] = max(found.get(process.pid, 0), int(process.usedGpuMemory or 0))
         return found
     finally:
