@@ -41,7 +41,10 @@ class Stressed:
 
 @pytest.fixture(scope="module", params=INSTRUMENTS)
 def stressed(rig, request):
-    """The study of the GPU, then of the CPU."""
+    """The study of the GPU, its sensor identified and its idle power known, then of the CPU."""
+    if request.param == "gpu":
+        request.getfixturevalue("sensor")
+        request.getfixturevalue("idle_baseline")
     study = Stressed(rig, request.param)
     yield study
     study.model.close()

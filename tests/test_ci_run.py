@@ -64,8 +64,9 @@ def project(tmp_path) -> Path:
 def _run(project: Path, tmp_path: Path, fail: str = "", code: int = 1) -> tuple[int, list[str], str]:
     programs = tmp_path / "programs"
     programs.mkdir()
-    (programs / "chromium").write_text("#!/bin/sh\n")  # found, so that nothing is installed
-    (programs / "chromium").chmod(0o755)
+    for name in ("chromium", "sbatch"):  # found, so that nothing is installed
+        (programs / name).write_text("#!/bin/sh\n")
+        (programs / name).chmod(0o755)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     log = tmp_path / "log"

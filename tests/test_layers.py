@@ -19,14 +19,14 @@ PACKAGE = "pytest_physics"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "plugin", "active", "markers", "cli", "doctor"),  # surfaces: pytest, command line, public door
-    ("report", "audit", "fleet"),  # what people read; many machines
+    ("__init__", "plugin", "active", "markers", "cli", "doctor", "live", "trainer_callback"),  # surfaces: pytest, command line, public door
+    ("report", "audit", "fleet", "history", "routing"),  # what people read; many machines
     ("experiments",),  # protocols: drive a workload on an instrument
     ("claims", "session", "instrument", "short_events", "vram", "config", "record"),  # verdicts, one run's lifecycle, artifacts on disk
     ("workloads",),  # what is run
     ("sampling", "devices"),  # reading hardware
     ("metrology",),  # pure functions on arrays
-    ("clock", "units", "errors"),  # the ground
+    ("clock", "units", "errors", "marks"),  # the ground
 )
 """Top to bottom. A module may import its own layer and those below."""
 

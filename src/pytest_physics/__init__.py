@@ -22,19 +22,23 @@ if TYPE_CHECKING:
     from pytest_physics.metrology.uncertainty import relative_uncertainty as relative_uncertainty
     from pytest_physics.session import Rig as Rig
     from pytest_physics.session import Session as Session
+    from pytest_physics.trainer_callback import PhysicsTrainerCallback as PhysicsTrainerCallback
     from pytest_physics.vram import VRAMMonitor as VRAMMonitor
+    from pytest_physics.workloads.trainer import StepMarksCallback as StepMarksCallback
 
 _HOMES = {
     "Energy": "instrument",
     "Estimate": "metrology.uncertainty",
     "Gate": "metrology.uncertainty",
     "Instrument": "instrument",
+    "PhysicsTrainerCallback": "trainer_callback",
     "Provenance": "metrology.quality",
     "Quality": "metrology.quality",
     "Recipe": "metrology.uncertainty",
     "Rig": "session",
     "Session": "session",
     "Settings": "config",
+    "StepMarksCallback": "workloads.trainer",
     "VRAMMonitor": "vram",
     "Verdict": "metrology.decision",
     "load_settings": "config",

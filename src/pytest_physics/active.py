@@ -9,10 +9,13 @@ itself, is expected to fail, or is run again by another plugin.
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
-from collections.abc import Callable, Generator, Sequence
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +30,14 @@ from pytest_physics.errors import (
     PhysicsError,
     RefutedClaim,
 )
+from pytest_physics.instrument import Instrument, Window, outermost_work
 from pytest_physics.markers import claim_of, energy_budget_of, is_claim, needed_channels, read_markers, vram_budget_of
 from pytest_physics.metrology.decision import Verdict
 from pytest_physics.metrology.uncertainty import Comparison, Estimate, Recipe, truth_value_judge
-from pytest_physics.record.schema import BaselineRecord, ClaimRecord
+from pytest_physics.record.correction import last_attempts
+from pytest_physics.record.job import requirement
+from pytest_physics.record.schema import BaselineRecord, ClaimRecord, state_after
+from pytest_physics.record.suite import suite_of
 from pytest_physics.session import Plan, Session
 
 if TYPE_CHECKING:
@@ -64,6 +71,8 @@ class ActiveRun:
         self._idle_baseline: BaselineRecord | None = None
         self._heat_soak: HeatSoak | None = None
         self._soft_failures: list[pytest.TestReport] = []
+        self._judged_reports: dict[str, pytest.TestReport] = {}
+        """Reports of tests whose claims an interval decided, by node id: looked at again where all claims are judged together."""
         self._problems: list[str] = []
         self._notes: list[str] = []
         self._sensor: InstrumentResponse | None = None
@@ -78,7 +87,8 @@ class ActiveRun:
         options: dict[str, Any] = {
             "file": Path(file) if file else None,
             "profile": config.getoption("physics_profile"),
-            "overrides": {name: config.getoption(f"physics_{name}") for name in ("device", "runs")},
+            "overrides": {name: config.getoption(f"physics_{name}") for name in ("device", "runs")}
+            | {"claims": {"correction": correction} if (correction := config.getoption("physics_correction")) else None},
             "fallbacks": {name: config.getini(f"physics_{name}") or None for name in ("device", "profile", "runs")},
         }
         try:
@@ -88,7 +98,20 @@ class ActiveRun:
                 settings = load_settings(config.rootpath, virtual_time=True, **options)
         except PhysicsError as error:
             raise pytest.UsageError(str(error)) from None
-        return cls(config, settings, plan)
+        run = cls(config, settings, plan)
+        run._require_history()
+        return run
+
+    def _require_history(self) -> None:
+        """An index that cannot be used is refused before hours of measuring; none yet is a history without runs."""
+        if self._history is None:
+            return
+        from pytest_physics.history.compare import require_index
+
+        try:
+            self._notes += filter(None, [require_index(self._history)])
+        except PhysicsError as error:
+            raise pytest.UsageError(str(error)) from None
 
     # --- the run -----------------------------------------------------------------------------------------------------
 
@@ -108,18 +131,26 @@ class ActiveRun:
             try:
                 self._session = Session.start(
                     self.settings, self.plan, command=["pytest", *map(str, self.config.invocation_params.args)],
-                    directory=Path(self.config.invocation_params.dir),
+                    directory=Path(self.config.invocation_params.dir), suite=self._suite(session),
                 )  # fmt: skip
             except PhysicsError as error:
                 raise pytest.UsageError(str(error)) from None
         try:
-            return (yield)
+            with ended_by_sigterm():
+                return (yield)
         finally:
             if self._session is not None:
                 self._finish(self._session, _end_reason(session, sys.exception()))
 
+    def _suite(self, session: pytest.Session) -> dict[str, str]:
+        """Digests of the test files and of every conftest that was loaded for them."""
+        plugins = (getattr(plugin, "__file__", None) for plugin in self.config.pluginmanager.get_plugins())
+        conftests = [Path(file) for file in plugins if file and Path(file).name == "conftest.py"]
+        return suite_of([*(item.path for item in session.items), *conftests], Path(self.config.invocation_params.dir))
+
     def _finish(self, run: Session, reason: str) -> None:
         """Complete the run; whatever goes wrong here is said, and costs neither the run nor the claim table."""
+        self._compare_with_history(run, reason)
         try:
             from pytest_physics.report.build import build_report  # matplotlib loads when the measuring is over
 
@@ -127,7 +158,77 @@ class ActiveRun:
         except Exception as error:  # noqa: BLE001 -- see above
             what = str(error) if isinstance(error, PhysicsError) else f"{type(error).__name__}: {error}"
             self._problems.append(f"{what} (the run may lack its report; 'pytest-physics report {run.path}' builds it again)")
+        for instrument in run.instruments.values():
+            unended = (f"window '{name}' of '{instrument.name}'" for name in instrument.begun)
+            self._notes += [f"{window} was begun and never ended: it is not recorded" for window in unended]
+        self._report_corrected(run.claims)
         self.config.hook.pytest_physics_run_finished(config=self.config, run=run.path, report=self.report)
+
+    @property
+    def _history(self) -> Path | None:
+        """The index of earlier runs to compare with; None where that was not asked for."""
+        asked = self.config.getoption("physics_compare")
+        return Path(self.config.invocation_params.dir) / self.settings.history.index if asked else None
+
+    def _compare_with_history(self, run: Session, reason: str) -> None:
+        """Claim of every metric that it is no worse than in earlier runs, and report each verdict like a test's."""
+        if self._history is None:
+            return
+        if state_after(reason) != "completed":
+            self._notes.append(f"not compared with earlier runs: the run did not end by itself ({reason})")
+            return
+        from pytest_physics.history.compare import compare_run
+
+        try:
+            records = compare_run(run, self._history)
+        except Exception as error:  # noqa: BLE001 -- as in _finish: what was measured must not be lost
+            self._problems.append(f"not compared with earlier runs: {error if isinstance(error, PhysicsError) else repr(error)}")
+            return
+        for record in records:
+            self._report_judged(record)
+
+    def _report_judged(self, record: ClaimRecord) -> None:
+        """Report a claim that no test judged, as if one had."""
+        ended = verdict_error(record)
+        file, _, name = record.test.partition("::")
+        report = pytest.TestReport(
+            nodeid=record.test, location=(file, None, name), keywords={}, outcome="failed" if ended else "passed",
+            longrepr=str(ended) if ended else None, when="call", user_properties=properties(record),
+        )  # fmt: skip
+        _show_verdict(report, ended)
+        if record.conformance is not None:
+            self._judged_reports[record.test] = report
+        self.config.hook.pytest_physics_claim_judged(config=self.config, claim=record)
+        self.config.hook.pytest_runtest_logreport(report=report)
+
+    def _report_corrected(self, claims: Sequence[ClaimRecord]) -> None:
+        """Report tests anew whose verdict changed when all claims were judged together: the terminal, JUnit and ``--lf`` must see it."""
+        changed = {
+            claim.test for claim in claims if claim.correction is not None and claim.correction.verdict is not claim.correction.judged
+        }
+        for node_id in [known for known in self._judged_reports if known in changed]:
+            worst = worst_of([claim for claim in last_attempts(claims) if claim.test == node_id])
+            error = verdict_error(worst) if worst else None
+            earlier = self._judged_reports[node_id]
+            if worst is None or error is None or (earlier.failed and worst.verdict is Verdict.REFUTED):
+                continue
+            self._withdraw(earlier)
+            report = pytest.TestReport(
+                nodeid=node_id, location=earlier.location, keywords=earlier.keywords, outcome="failed", longrepr=str(error), when="call",
+                user_properties=[*earlier.user_properties, *properties(worst)],
+            )  # fmt: skip
+            _show_verdict(report, error)
+            self.config.hook.pytest_runtest_logreport(report=report)
+
+    def _withdraw(self, report: pytest.TestReport) -> None:
+        """Take a report out of the counts: another takes its place."""
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        for reports in reporter.stats.values() if reporter is not None else ():
+            reports[:] = [known for known in reports if known is not report]
+        self._soft_failures = [known for known in self._soft_failures if known is not report]
+        session = self.config.pluginmanager.get_plugin("session")
+        if report.failed and isinstance(session, pytest.Session):
+            session.testsfailed -= 1
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Turn "only unmeasured claims" into exit code 10."""
@@ -190,7 +291,8 @@ class ActiveRun:
     def _requirements(self, item: pytest.Item) -> Sequence[Recipe]:
         """What the test's fixtures, direct or through other fixtures, stand for."""
         needed = "heat_soaked" in getattr(item, "fixturenames", ())
-        return (self._heat_soak.requirement,) if needed and self._heat_soak else ()
+        job = (requirement(),) if self.session.job is not None else ()
+        return (*job, *((self._heat_soak.requirement,) if needed and self._heat_soak else ()))
 
     def _progress(self) -> Callable[[str], None] | None:
         """A writer for progress lines on a terminal; None in CI and under capture to a file."""
@@ -262,10 +364,18 @@ class ActiveRun:
         if budget is None:
             yield
             return
-        with self.session.rig[budget.instrument].window(item.name) as window:
-            yield
-        energy = window.energy.net if budget.net else window.energy.gross
-        judge(energy <= budget.joules)
+        instrument = self.session.rig[budget.instrument]
+        self.session.counted.clear()
+        earlier = len(instrument.windows)
+        with instrument.window(item.name) as window:
+            try:
+                yield
+            finally:
+                window.work = _work_of_test(instrument, earlier, self.session.counted)
+        if budget.per:
+            _require_counted(window, budget.per, judge)
+        energy = window.per(budget.per) if budget.per else window.energy
+        judge((energy.net if budget.net else energy.gross) <= budget.joules)
 
     @contextmanager
     def _vram_budget(self, item: pytest.Item, judge: Judge) -> Generator[None]:
@@ -292,6 +402,11 @@ class ActiveRun:
         report.user_properties = list(item.user_properties)
         report.sections.extend(("physics", text) for text in map(explain, fresh) if text != str(error))
         _show_verdict(report, _standing_error(report, fresh) or error)
+        if any(record.conformance is not None for record in fresh) and _ended_by_verdict(report, error):
+            self._judged_reports[item.nodeid] = report
+        verdict = isinstance(error, (RefutedClaim, InvalidMeasurement, InconclusiveMeasurement))
+        if call.excinfo is not None and verdict and report.failed and not _in_sight_of_the_user(call.excinfo, item):
+            report.longrepr = f"{type(error).__name__}: {error}"  # judged after the test: its traceback would show this package only
         if isinstance(getattr(error, "__context__", None), ChannelUnavailableError) and report.skipped:
             file, line = item.reportinfo()[:2]
             report.longrepr = (str(file), (line or 0) + 1, str(error))  # where the test stands, not where it was skipped
@@ -311,7 +426,8 @@ class ActiveRun:
 
     def pytest_report_header(self) -> list[str]:
         """What is measured, and what is simulated and why."""
-        return [f"physics: profile {self.settings.profile}; {self.plan.header}", *self.plan.banner]
+        corrected = "" if self.settings.claims.correction == "none" else "; all claims judged together at the end (Holm)"
+        return [f"physics: profile {self.settings.profile}; {self.plan.header}{corrected}", *self.plan.banner]
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:  # noqa: ANN401 -- pytest's class is private
         """The claim table, why claims could not be measured, and where the report is."""
@@ -328,7 +444,9 @@ class ActiveRun:
             for line in report.physics_explanation.splitlines():
                 write(f"  {line}")
         width = shutil.get_terminal_size().columns
-        for line in claim_lines(self._session.claims, results=self._session.results, width=width):
+        for line in claim_lines(
+            self._session.claims, results=self._session.results, width=width, correction=self.settings.claims.correction
+        ):
             write(line)
         for note in self._notes:
             write(f"note: {note}", yellow=True)
@@ -336,6 +454,30 @@ class ActiveRun:
             write(f"problem: {problem}", red=True)
         write(f"run:    {self._session.path}")
         write(f"report: {self.report or 'not written'}", bold=True)
+
+
+def _work_of_test(instrument: Instrument, earlier: int, counted: Mapping[str, float]) -> dict[str, float]:
+    """Work counted in a test: by the windows of ``instrument`` after the first ``earlier`` ones, and by ``rig.count``."""
+    found = outermost_work(islice(instrument.windows.values(), earlier, None))
+    return {kind: found.get(kind, 0.0) + counted.get(kind, 0.0) for kind in (*found, *counted)}
+
+
+def _require_counted(window: Window, unit: str, judge: Judge) -> None:
+    """Energy per nothing is no energy: without counted work the claim is INVALID."""
+    kinds = (unit, f"{unit}s")
+    if any(window.work.get(kind, 0.0) > 0 for kind in kinds):
+        return
+    shown = ", ".join(f"{kind}={amount:g}" for kind, amount in window.work.items()) or "nothing"
+    judge.invalid(
+        f"energy per {unit} is not defined: the test counted {shown}. Count the {unit}s where they are made, with "
+        f"rig.count({kinds[1]}=…) or in windows of its instrument: rig.gpu.window(…, {kinds[1]}=…)"
+    )
+    judge.settle()
+
+
+def _in_sight_of_the_user(error: pytest.ExceptionInfo[BaseException], item: pytest.Item) -> bool:
+    """Whether the traceback passes through the test's own file."""
+    return any(Path(str(entry.path)) == item.path for entry in error.traceback)
 
 
 def refuse_second_judgement(earlier: Judge) -> None:
@@ -355,6 +497,15 @@ def _standing_error(report: pytest.TestReport, fresh: Sequence[ClaimRecord]) -> 
     report.longrepr = str(error)
     vars(report).pop("wasxfail", None)
     return error
+
+
+def _ended_by_verdict(report: pytest.TestReport, error: BaseException | None) -> bool:
+    """Whether a test passed, or failed for its verdict and for nothing else."""
+    return (
+        report.passed
+        or isinstance(error, (RefutedClaim, InvalidMeasurement, InconclusiveMeasurement))
+        or hasattr(report, "physics_verdict")
+    )
 
 
 def _show_verdict(report: pytest.TestReport, error: BaseException | None) -> None:
@@ -388,8 +539,32 @@ def properties(record: ClaimRecord) -> list[tuple[str, str | float | int | bool]
     return out
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: a scheduler's limit or a cancelled job. pytest ends as on Ctrl-C, and the run is finalised."""
+
+
+@contextmanager
+def ended_by_sigterm() -> Generator[None]:
+    """Turn the first SIGTERM into :class:`Terminated`; later ones must not disturb what finalises the run. A handler of others is kept."""
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+    def end(number: int, frame: object) -> None:  # noqa: ARG001 -- the shape of a signal handler
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated("ended by SIGTERM")
+
+    if ours:
+        signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        if ours and signal.getsignal(signal.SIGTERM) is end:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _end_reason(session: pytest.Session, error: BaseException | None) -> str:
     """Why the tests ended, in words."""
+    if isinstance(error, Terminated):
+        return str(error)
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     stopped = session.shouldfail or session.shouldstop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Annotated
 import typer
 
 from pytest_physics.errors import PhysicsError, RecordError
+from pytest_physics.fleet.commands import app as fleet_app
+from pytest_physics.history.commands import app as history_app
+from pytest_physics.routing.commands import app as routing_app
 
 app = typer.Typer(
     name="pytest-physics",
@@ -19,7 +23,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(fleet_app)
+app.add_typer(history_app)
+app.add_typer(routing_app)
+
+importer = typer.Typer(help="Make run directories of recordings that other tools wrote.", no_args_is_help=True)
+app.add_typer(importer, name="import")
+
 RunArgument = Annotated[Path, typer.Argument(help="a run directory, as the last lines of a run name it", metavar="RUN")]
+
+HzOption = Annotated[float, typer.Option(help="samples per second")]
+DevicesOption = Annotated[
+    str,
+    typer.Option(
+        help="comma-separated: cpu, gpu, nvml:1, twin:PRESET (default: the CPU, and the GPU where there is one)", metavar="DEVICES"
+    ),
+]
+RunsOption = Annotated[Path | None, typer.Option("--runs", help="directory that receives the run directory (default: runs)")]
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -123,6 +143,71 @@ def audit(
     for line in found.lines:
         typer.secho(line, fg=colours.get(line.partition(" ")[0]))
     raise typer.Exit(found.exit_code)
+
+
+@app.command()
+def monitor(  # noqa: PLR0917 -- typer calls it by keyword
+    duration: Annotated[float, typer.Option(help="seconds to watch; Ctrl-C ends it earlier")] = 600.0,
+    hz: HzOption = 10.0,
+    devices: DevicesOption = "",
+    runs: RunsOption = None,
+    prometheus: Annotated[
+        int | None, typer.Option(help="serve the same as Prometheus metrics at this port of this machine", metavar="PORT")
+    ] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="simulated devices only: do not wait for real time")] = False,
+) -> None:
+    """Watch devices live: temperature, power, clocks, throttle reasons, headroom, time to limit; leaves a run directory behind."""
+    from rich.console import Console
+
+    from pytest_physics.live.monitor import Monitoring, run_monitor
+
+    monitoring = Monitoring(devices=devices, duration_s=duration, hz=hz, runs=runs, prometheus=prometheus, fast=fast)
+    run_monitor(monitoring, Console(), root=Path.cwd(), command=["pytest-physics", *sys.argv[1:]])
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def joint(
+    training: Annotated[list[str], typer.Argument(help="the training's command, after '--'", metavar="-- COMMAND…")],
+    hz: HzOption = 10.0,
+    devices: DevicesOption = "",
+    runs: RunsOption = None,
+    margin: Annotated[float, typer.Option(help="seconds sampled before and after the training")] = 2.0,
+) -> None:
+    """Run a training while the devices are sampled, and join its step marks with the samples on one clock; passes its exit code on."""
+    from rich.console import Console
+
+    from pytest_physics.live.joint import run_joint
+    from pytest_physics.live.monitor import Monitoring
+
+    monitoring = Monitoring(devices=devices, hz=hz, runs=runs)
+    command = ["pytest-physics", *sys.argv[1:]]
+    found = run_joint(monitoring, training, Console(stderr=True), root=Path.cwd(), command=command, margin_s=margin)
+    raise typer.Exit(found.exit_code)
+
+
+@importer.command("rle")
+def import_rle(
+    files: Annotated[list[Path], typer.Argument(help="session CSVs of monitor v1 or v2, and training logs (JSON)", metavar="FILE…")],
+    runs: RunsOption = None,
+    utc_offset: Annotated[float | None, typer.Option(help="hours from UTC of times without a zone, such as -5")] = None,
+) -> None:
+    """Import RLE sessions and training logs: a run directory each, to replay with --physics-device replay:RUN/trace-DEVICE.npy."""
+    from pytest_physics.config import load_settings
+    from pytest_physics.record.reader import REPORT
+    from pytest_physics.record.rle_import import import_rle as import_files
+    from pytest_physics.record.writer import renew_manifest
+    from pytest_physics.report.build import build_report
+
+    settings = load_settings(Path.cwd())
+    found = import_files(
+        files, runs or Path(settings.runs), settings=settings, utc_offset_h=utc_offset, command=["pytest-physics", *sys.argv[1:]]
+    )
+    for note in found.notes:
+        typer.secho(f"note: {note}", fg="yellow")
+    for run in found.runs:
+        log = f" with {run.log.name}" if run.log else ""
+        typer.echo(f"{run.source.name}{log}: {', '.join(run.devices)} in {build_report(run.path).parent}")
+        renew_manifest(run.path, REPORT)
 
 
 @app.command()

@@ -25,7 +25,7 @@ MARKERS = (
     "claim(statement=None, *, id=None, requires=()): one claim, judged in this test; 'requires' names claims that must be VALIDATED",
     "needs(*channels): channels as 'gpu.power_w' that the test needs; without them its claim is NOT_TESTED",
     "vram_budget(gib, *, instrument='gpu'): the test's peak of device memory, above what it began with, must not exceed the budget",
-    "energy_budget(joules, *, instrument='gpu', net=False): the test's energy must not exceed the budget",
+    "energy_budget(joules, *, instrument='gpu', net=False, per=None): the test's energy, or that per counted 'token', must not exceed it",
 )
 
 OPTIONS: tuple[tuple[str, dict[str, object]], ...] = (
@@ -36,6 +36,8 @@ OPTIONS: tuple[tuple[str, dict[str, object]], ...] = (
     ),
     ("--physics-profile", {"metavar": "PROFILE", "help": "quick (default), standard or publish: durations and repetitions"}),
     ("--physics-runs", {"metavar": "DIR", "help": "directory that receives the run directories (default: runs)"}),
+    ("--physics-correction", {"metavar": "METHOD", "help": "none (default): each claim by itself; holm: all claims of the run together"}),
+    ("--physics-compare", {"action": "store_true", "help": "claim of each metric that it is no worse than in earlier runs of the history"}),
     ("--physics-config", {"metavar": "FILE", "help": "configuration file (default: physics.toml, or [tool.physics])"}),
 )
 
@@ -47,7 +49,7 @@ INI_KEYS = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """One switch, four options, three ini keys; everything else is in the configuration file."""
+    """Two switches, five options, three ini keys; everything else is in the configuration file."""
     group = parser.getgroup("physics", "energy, temperature and time: measurements that are valid, or say that they are not")
     for name, options in OPTIONS:
         group.addoption(name, **options)

@@ -22,12 +22,14 @@ from pytest_physics.devices.base import Device, DeviceSpec
 from pytest_physics.devices.discover import choose_devices, open_device
 from pytest_physics.devices.lock import DeviceLock
 from pytest_physics.errors import ChannelUnavailableError, ConfigurationError, InvalidMeasurement, PhysicsError, RecordError
-from pytest_physics.instrument import Instrument, Label
+from pytest_physics.instrument import Instrument, Label, is_count
 from pytest_physics.metrology.decision import Verdict, condensed
 from pytest_physics.metrology.response import SensorModel
 from pytest_physics.metrology.uncertainty import Estimate, Gate, Recipe
 from pytest_physics.record.baseline_recipes import baseline_record
+from pytest_physics.record.correction import correction_of, final_claims
 from pytest_physics.record.environment import environment, git_state
+from pytest_physics.record.job import current_job
 from pytest_physics.record.reader import trace_name
 from pytest_physics.record.recipes import evaluate, evidence, gates_of, labels_behind, latest_needed, true_value
 from pytest_physics.record.schema import (
@@ -40,6 +42,7 @@ from pytest_physics.record.schema import (
     FingerprintRecord,
     GateRecord,
     InstrumentRecord,
+    JobRecord,
     PhaseRecord,
     ProbeRecord,
     ResultRecord,
@@ -48,8 +51,10 @@ from pytest_physics.record.schema import (
     WindowRecord,
     finite_or_none,
     numbers_or_none,
+    pauses_of,
     state_after,
 )
+from pytest_physics.record.sensor_cache import recall, recall_calibration
 from pytest_physics.record.writer import RunWriter, new_run_directory
 from pytest_physics.sampling.base import Sampler, SamplerState, ThermalSafety
 from pytest_physics.sampling.inline import InlineSampler
@@ -112,7 +117,9 @@ class Plan:
 
 
 def _instrument_name(spec: DeviceSpec) -> str:
-    return "cpu" if spec.kind == "cpu" else "gpu"
+    """``gpu`` or ``cpu``; of several that one recording holds, the name that each had there."""
+    recorded = spec.parameters.get("instrument") if spec.kind == "replay" else None
+    return str(recorded) if recorded else "cpu" if spec.kind == "cpu" else "gpu"
 
 
 def _seeded(spec: DeviceSpec, seed: int) -> DeviceSpec:
@@ -142,6 +149,13 @@ class Rig:
     def __contains__(self, name: str) -> bool:
         return name in self._instruments
 
+    def count(self, **work: float) -> None:
+        """Count work of the running test for its ``energy_budget(…, per="token")``: ``rig.count(tokens=512)``; counts add up."""
+        for kind, amount in work.items():
+            if not is_count(amount):
+                raise ValueError(f"'{kind}' must be a finite count >= 0 (got {amount!r}).")
+            self.session.counted[kind] = self.session.counted.get(kind, 0.0) + float(amount)
+
     @property
     def gpu(self) -> Instrument:
         """The GPU, or its twin."""
@@ -160,10 +174,21 @@ class Rig:
             found.require(channel)
 
 
+_OPEN: list[Session] = []
+"""Runs in progress in this process, the latest last."""
+
+
+def open_sessions() -> Sequence[Session]:
+    """Runs in progress in this process, the latest last: what is called inside of one can find it."""
+    return tuple(_OPEN)
+
+
 class Session:
     """A run in progress. Made by :meth:`start`, ended by :meth:`finish`; also the live side of ``record.data.RunData``."""
 
-    def __init__(self, *, settings: Settings, plan: Plan, path: Path, command: Sequence[str], directory: Path) -> None:
+    def __init__(
+        self, *, settings: Settings, plan: Plan, path: Path, command: Sequence[str], directory: Path, suite: Mapping[str, str] | None = None
+    ) -> None:
         self.settings = settings
         self.plan = plan
         self.path = path
@@ -174,6 +199,8 @@ class Session:
         self.probe_records: list[ProbeRecord] = []
         self.allocations: list[AllocationRecord] = []
         self.tables: dict[str, NDArray[np.void]] = {}
+        self.counted: dict[str, float] = {}
+        """Work that the running test counted by :meth:`Rig.count`."""
         self.instruments: dict[str, Instrument] = {}
         self._records: dict[str, InstrumentRecord] = {}
         self._resources = ExitStack()
@@ -183,17 +210,21 @@ class Session:
             run_id=path.name, state="running", end_reason="running", started_utc=utc_now(), command=list(command),
             profile=settings.profile, config=settings.model_dump(mode="json"), config_sha256=settings.digest(),
             banner=list(plan.banner), git=git_state(directory), environment=environment(),
+            suite=dict(suite or {}), job=current_job(),
         )  # fmt: skip
         self.rig = Rig(self.instruments, self)
 
     # --- life --------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def start(cls, settings: Settings, plan: Plan | None = None, *, command: Sequence[str] = (), directory: Path | None = None) -> Session:
+    def start(
+        cls, settings: Settings, plan: Plan | None = None, *, command: Sequence[str] = (), directory: Path | None = None,
+        suite: Mapping[str, str] | None = None,
+    ) -> Session:  # fmt: skip
         """Create the run directory, open the devices and start the samplers."""
         directory = directory or Path.cwd()
         path = new_run_directory(directory / settings.runs)
-        session = cls(settings=settings, plan=plan or Plan.of(settings), path=path, command=command, directory=directory)
+        session = cls(settings=settings, plan=plan or Plan.of(settings), path=path, command=command, directory=directory, suite=suite)
         try:
             for name, spec in session.plan.instruments.items():
                 session._add_instrument(name, spec)
@@ -201,7 +232,18 @@ class Session:
         except BaseException as error:
             session._abandon(f"could not start: {error}")
             raise
+        _OPEN.append(session)
+        session._resources.callback(_OPEN.remove, session)
         return session
+
+    def add_instrument(self, name: str, spec: DeviceSpec) -> Instrument:
+        """One more device in this run, sampled from now on: a second card, or a twin as a control with a known answer."""
+        if not name.isidentifier() or name in self.instruments:
+            raise ConfigurationError(
+                f"an instrument's name must be a new Python identifier (got {name!r}; known: {', '.join(self.instruments)})."
+            )
+        self._add_instrument(name, spec)
+        return self.instruments[name]
 
     def _look_ahead(self) -> None:
         """Let real devices be seen for a moment, so that the first window of a test has readings before it."""
@@ -230,6 +272,7 @@ class Session:
         self._records[name] = _instrument_record(name, device, sampler, started)
         if device.sensor is not None:
             self.use_sensor(self.instruments[name], device.sensor, evidence=f"the device's {device.sensor.origin}")
+            self._use_remembered_sensor(self.instruments[name])
         self._write_run()
 
     def use_sensor(self, instrument: Instrument, sensor: SensorModel, *, evidence: str) -> None:
@@ -239,6 +282,23 @@ class Session:
             SensorRecord.of(sensor, record_id=record_id, instrument=instrument.name, channel="power_w", evidence=evidence)
         )
         self._writer.sensors([s for i in self.instruments.values() for s in i.sensors])
+
+    def _use_remembered_sensor(self, instrument: Instrument) -> None:
+        """Know from the start what an earlier run identified on this very card; simulated and replayed ones are identified by every run."""
+        fingerprint, age = instrument.device.fingerprint, self.settings.sensor
+        cached = recall(fingerprint, "power_w", max_age_days=age.max_age_days) if instrument.device.spec.kind == "nvml" else None
+        if cached is not None:
+            evidence = f"identified {cached.identified_utc} in run {cached.run_id}, {cached.record.evidence}"
+            self.use_identified(instrument, cached.record.sensor, evidence=evidence)
+
+    def use_identified(self, instrument: Instrument, sensor: SensorModel, *, evidence: str) -> None:
+        """Use an identified ``sensor``, with the scale of a reference meter where one is known of this very device."""
+        known = recall_calibration(
+            instrument.device.fingerprint, "power_w", max_age_days=self.settings.sensor.max_calibration_age_days
+        )  # fmt: skip
+        if known is not None:
+            sensor, evidence = known.calibration.calibrated(sensor), f"{evidence}; {known.evidence}"
+        self.use_sensor(instrument, sensor, evidence=evidence)
 
     def _sampler(self, name: str, device: Device) -> Sampler:
         period_s = self.settings.sampling.period_s or device.sampling_period_s
@@ -255,6 +315,7 @@ class Session:
         """
         with self._resources:
             problems = self._stop_samplers()
+            self._judge_together()
             self._end(f"not all was recorded: {'; '.join(problems)}" if problems else end_reason)
             try:
                 report = publish(self.path) if publish else None
@@ -263,6 +324,13 @@ class Session:
             if problems:
                 raise RecordError("; ".join(problems))
             return report
+
+    def _judge_together(self) -> None:
+        """Correct the verdicts for their number, where the settings ask for it; every claim must have been judged."""
+        correction = correction_of(self.claims, self.settings)
+        if correction is not None:
+            self._writer.correction(correction)
+            self.claims = final_claims(self.claims, correction)
 
     def _stop_samplers(self) -> list[str]:
         """Stop every sampler and complete its record; returns what could not be recorded."""
@@ -283,7 +351,8 @@ class Session:
         return problems
 
     def _record_samples(self, name: str, instrument: Instrument) -> None:
-        statistics = sampler_statistics(self.trace(name), instrument.sampler.origin_ns)
+        pauses_ns = pauses_of(instrument.phases, name)
+        statistics = sampler_statistics(self.trace(name), instrument.sampler.origin_ns, pauses_ns=pauses_ns)
         self._records[name] = self._records[name].model_copy(update={"statistics": numbers_or_none(asdict(statistics))})
         if instrument.simulated:
             self._writer.truth(name, cast("TruthDevice", instrument.device).truth_table())
@@ -345,7 +414,7 @@ class Session:
     def measure_baseline(self, instrument: Instrument) -> BaselineRecord:
         """Let the device come to rest, measure its idle power, check that it was idle, and record all of it."""
         with instrument.phase("settle"):
-            self._settle(instrument)
+            self.settle(instrument)
         with instrument.phase("baseline") as phase:
             instrument.sleep(self.settings.baseline.duration_s)
         ended = next(p for p in instrument.phases if p.id == phase.id)
@@ -356,7 +425,7 @@ class Session:
         self._writer.baselines([b for i in self.instruments.values() for b in i.baselines])
         return record
 
-    def _settle(self, instrument: Instrument) -> None:
+    def settle(self, instrument: Instrument) -> None:
         """Wait ``settle_s``, and on, until the device has come to rest, within the budget."""
         settle_s = self.settings.baseline.settle_s
         instrument.sleep(settle_s)
@@ -388,6 +457,10 @@ class Session:
         """One phase."""
         phases = self.instruments[phase_id.partition("-")[0]].phases
         return next(phase for phase in phases if phase.id == phase_id)
+
+    def phases_of(self, instrument: str) -> Sequence[PhaseRecord]:
+        """All phases of an instrument, in the order in which they began."""
+        return self.instruments[instrument].phases
 
     def baseline(self, baseline_id: str) -> BaselineRecord:
         """One baseline."""
@@ -426,6 +499,15 @@ class Session:
     def table(self, table_id: str) -> NDArray[np.void]:
         """What an experiment recorded beside the samples."""
         return self.tables[table_id]
+
+    @property
+    def job(self) -> JobRecord | None:
+        """Place of the run in a fleet; None outside of jobs."""
+        return self._run.job
+
+    def has_table(self, table_id: str) -> bool:
+        """Whether there is such a table."""
+        return table_id in self.tables
 
     def tabulate(self, name: str, columns: Mapping[str, ArrayLike]) -> str:
         """Persist what an experiment recorded beside the samples, such as training steps or counts of routed tokens.

@@ -12,8 +12,12 @@ import numpy as np
 import pytest
 
 from pytest_physics.audit.runs import audit_run, expected_verdict, unit_of
+from pytest_physics.config import load_settings
+from pytest_physics.devices.base import DeviceSpec
+from pytest_physics.experiments.sensor_characterisation import paused_in_turns
 from pytest_physics.metrology.decision import Verdict
 from pytest_physics.record.reader import RunReader
+from pytest_physics.session import Plan, Session
 
 TEST = """
 import pytest
@@ -188,3 +192,17 @@ def test_verdicts_are_derived_without_the_code_that_made_them(healthy):
         if record.estimate is not None:
             assert expected_verdict(record, judged) is record.verdict
         judged[record.id] = record.verdict
+
+
+def test_pauses_of_the_sampler_are_no_missing_ticks(tmp_path):
+    """A trace with pauses that the run's phases name keeps its period; with the phases renamed, the same trace does not."""
+    plan = Plan.using({"gpu": DeviceSpec(kind="twin", parameters={"preset": "h100", "seed": 1})})
+    with Session.start(load_settings(tmp_path), plan, directory=tmp_path) as session:
+        paused_in_turns(session.rig.gpu, 3.0)
+    verdicts = {ruling.claim.id: ruling.verdict.value for ruling in audit_run(session.path).rulings}
+    assert verdicts["traces"] == "VALIDATED"
+    assert verdicts["durations"] == "VALIDATED"
+    record = session.path / "run.json"
+    record.write_text(record.read_text().replace("sampler paused", "lunch"))
+    verdicts = {ruling.claim.id: ruling.verdict.value for ruling in audit_run(session.path).rulings}
+    assert verdicts["traces"] == "REFUTED"

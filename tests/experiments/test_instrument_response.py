@@ -67,8 +67,8 @@ def test_what_cannot_be_shown_says_why(characterise):
     reasons = {
         "notch_w": (k40, "a first-order lag has no notch"),
         "latency_s": (laptop, "virtual clock"),
-        "first_read": (laptop, "reads throughout the run"),
-        "polling_w": (laptop, "no span without polling"),
+        "first_read": (laptop, "reads throughout"),
+        "polling_w": (laptop, "Hz throughout"),
     }
     for name, (found, words) in reasons.items():
         (gate,) = found[name].gates

@@ -18,8 +18,8 @@ def _refused(result: pytest.RunResult, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--physics-device", "nvlm"], "There is no device kind 'nvlm'; did you mean 'nvml'?"),
-        (["--physics-device", "twin:rtx4080-lapto"], "There is no twin preset 'rtx4080-lapto'; did you mean 'rtx4080-laptop'?"),
+        (["--physics-device", "nvlm"], "There is no device kind 'nvlm' (did you mean 'nvml'?)"),
+        (["--physics-device", "twin:rtx4080-lapto"], "There is no twin preset 'rtx4080-lapto' (did you mean 'rtx4080-laptop'?)"),
         (["--physics-device", "twin:"], "'twin:' names no device after the colon"),
         (["--physics-device", "replay"], "'replay' needs the run directory or trace"),
         (["--physics-profile", "quik"], "unknown profile 'quik' (did you mean 'quick'?); choose one of quick, standard, publish."),
@@ -46,7 +46,7 @@ def test_unknown_values_are_refused_with_the_nearest(project, options, message):
         ("profile = []", "unknown profile []"),
         ("[profile]\na = 1", "unknown profile {'a': 1}"),
         ("device = 3", "'device': Input should be a valid string (got 3)"),
-        ("device = 'twin:k41'", "There is no twin preset 'k41'; did you mean 'k40'?"),
+        ("device = 'twin:k41'", "There is no twin preset 'k41' (did you mean 'k40'?)"),
         ("seed = -1", "'seed': Input should be greater than or equal to 0 (got -1)"),
     ],
 )

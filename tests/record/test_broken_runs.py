@@ -160,7 +160,7 @@ def test_a_run_that_was_killed_is_incomplete_not_wrong(run_copy, command):
     assert code == 1
     shown = " ".join(text.split())
     assert "is incomplete: it was killed, or still runs. Readable: " in shown
-    assert "samples of 'gpu', 19 windows, 2 baselines, 26 results, 7 claims" in shown
+    assert "samples of 'gpu', 19 windows, 2 baselines, 40 results, 7 claims" in shown
 
 
 def test_json_without_a_newline_at_the_end_is_torn(run_copy, command):

@@ -239,7 +239,7 @@ def rows_behind(finished, place):
         span = run.reader.baselines[0].t0_ns, run.reader.baselines[0].t1_ns
     elif place == "soak":
         phase = next(phase for phase in run.reader.run.phases if phase.name == "soak")
-        span = phase.t0_ns + 60 * 10**9, phase.t1_ns
+        span = phase.t1_ns - 150 * 10**9, phase.t1_ns  # the window that slope and drift are judged in
     else:
         span = run.reader.windows[3].t0_ns, run.reader.windows[3].t1_ns
     return np.flatnonzero((rows["t_before_ns"] > span[0]) & (rows["t_before_ns"] < span[1]))

@@ -16,8 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from pytest_physics.audit.statements import NUMBER, Statements, printed
-from pytest_physics.errors import nearest
-from pytest_physics.errors import ConfigurationError
+from pytest_physics.errors import ConfigurationError, nearest
 from pytest_physics.metrology.forensics.finding import Printed
 
 Place = tuple[str | int, ...]

@@ -29,7 +29,8 @@ from pytest_physics.metrology.forensics.finding import Printed
 from pytest_physics.metrology.quality import BILLABLE_RELATIVE_UNCERTAINTY, GOOD_RELATIVE_UNCERTAINTY, Quality
 from pytest_physics.record.data import RecordedRun
 from pytest_physics.record.reader import RUN, RunReader
-from pytest_physics.record.schema import BaselineRecord, ClaimRecord, EstimateRecord, ResultRecord
+from pytest_physics.record.schema import BaselineRecord, ClaimRecord, EstimateRecord, ResultRecord, pauses_of
+from pytest_physics.sampling.trace import IntArray
 from pytest_physics.units import Unit
 
 POWER = "power_w"
@@ -133,13 +134,14 @@ def _squares(readings: Sequence[float]) -> float:
 def _durations(run: RecordedRun) -> Iterator[Found]:
     for name, record in run.reader.run.instruments.items():
         taken, dropped = record.statistics.get("taken"), record.statistics.get("dropped")
+        paused = record.statistics.get("paused")
         if not isinstance(taken, int) or not isinstance(dropped, int):
             continue
         if record.ended is not None and record.sampler_state != "failed":
             yield "durations", f"{name}-duration", said.Duration(
                 title=f"Sampling of {name}",
                 where="run.json",
-                counts={"samples": taken, "dropped ticks": dropped},
+                counts={"samples": taken, "dropped ticks": dropped, **({"ticks of pauses": paused} if isinstance(paused, int) else {})},
                 period_s=record.period_ns / NS_PER_S,
                 stated_s=_number((record.ended.t_ns - record.started.t_ns) / NS_PER_S),
             )  # fmt: skip
@@ -237,7 +239,7 @@ def _leaf_unit(op: str, parameters: Mapping[str, Any]) -> str | None:
 
 def _verdicts(reader: RunReader) -> Iterator[Found]:
     latest: dict[str, Verdict] = {}
-    for record in reader.claims:
+    for record in reader.judged:
         if record.verdict is not Verdict.NOT_TESTED and record.estimate is not None:
             values: dict[str, Printed | str] = {
                 "recorded": record.verdict.value,
@@ -270,10 +272,18 @@ def _identity(run: RecordedRun) -> Iterator[Found]:
 
 def _traces(run: RecordedRun) -> Iterator[Examined]:
     for name, record in run.reader.run.instruments.items():
-        times = run.trace(name).t_ns / NS_PER_S
+        times = _without_pauses(run.trace(name).t_ns, pauses_of(run.reader.run.phases, name), record.period_ns) / NS_PER_S
         if times.size > 2:
             found = (series.writers(times), series.cadence(times, record.period_ns / NS_PER_S))
             yield Examined(id=f"{name}-trace", section="series", exhibit=said.Exhibit(title=f"Trace of {name}"), findings=found)
+
+
+def _without_pauses(t_ns: IntArray, pauses_ns: Sequence[tuple[int, int]], period_ns: int) -> IntArray:
+    """Sample times with each pause of the sampler taken out, so that one period lies between the samples around it."""
+    steps = np.diff(t_ns)
+    for begin_ns, end_ns in pauses_ns:
+        steps[(t_ns[:-1] < end_ns) & (t_ns[1:] > begin_ns) & (steps > period_ns)] = period_ns
+    return np.concatenate([t_ns[:1], t_ns[0] + np.cumsum(steps)]) if len(t_ns) else t_ns
 
 
 def _estimates(reader: RunReader) -> Iterator[tuple[str, EstimateRecord, Mapping[str, Any]]]:

@@ -63,6 +63,7 @@ def run_joint(
             session.finish(f"{type(error).__name__}: {error}")
             raise
         marks = _merge(session, console)
+        _show_coupling(session, marks, console)
         console.print(f"joint: the training ended with exit code {code}", highlight=False)
         finish(session, reason, console)
     return Joint(path=session.path, exit_code=code, marks=marks)
@@ -135,3 +136,11 @@ def _merge(session: Session, console: Console) -> StepMarks:
             style="yellow", soft_wrap=True, highlight=False,
         )  # fmt: skip
     return marks
+
+
+def _show_coupling(session: Session, marks: StepMarks, console: Console) -> None:
+    """Whether the training shows in the devices: a line for each pair; what cannot be analysed says why, and the run goes on."""
+    from pytest_physics.experiments.joint_coupling import coupling_lines  # noqa: PLC0415 -- scipy loads when the training is over
+
+    for line in coupling_lines(session, f"{TABLE}-1", PHASE) if len(marks) else ():
+        console.print(f"joint: {line}", soft_wrap=True, highlight=False)

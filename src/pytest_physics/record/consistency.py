@@ -28,6 +28,7 @@ from pytest_physics.record.schema import (
     SensorRecord,
     WindowRecord,
     numbers_or_none,
+    pauses_of,
     state_after,
 )
 from pytest_physics.sampling.base import SamplerState, ThermalSafety
@@ -111,7 +112,8 @@ def _sampler(run: RecordedRun, where: str, record: InstrumentRecord, trace: Trac
     yield from differences(f"{where}.sampler_error", bool(record.sampler_error), state == SamplerState.FAILED)
     if record.ended is None:
         return
-    statistics = numbers_or_none(asdict(sampler_statistics(trace, record.origin_ns)))
+    pauses_ns = pauses_of(run.reader.run.phases, record.name)
+    statistics = numbers_or_none(asdict(sampler_statistics(trace, record.origin_ns, pauses_ns=pauses_ns)))
     yield from differences(f"{where}.statistics", record.statistics, statistics)
     soak = run.settings.soak
     trips = thermal_trips(trace, ThermalSafety(trip_c=soak.trip_c, resume_c=soak.resume_c))

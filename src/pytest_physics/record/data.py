@@ -23,6 +23,7 @@ from pytest_physics.record.schema import (
     AllocationRecord,
     BaselineRecord,
     InstrumentRecord,
+    JobRecord,
     PhaseRecord,
     ProbeRecord,
     WindowRecord,
@@ -55,6 +56,9 @@ class RunData(Protocol):
     def phase(self, phase_id: str) -> PhaseRecord:
         """One phase."""
 
+    def phases_of(self, instrument: str) -> Sequence[PhaseRecord]:
+        """All phases of an instrument, in the order in which they began."""
+
     def baseline(self, baseline_id: str) -> BaselineRecord:
         """One idle baseline."""
 
@@ -75,6 +79,13 @@ class RunData(Protocol):
 
     def table(self, table_id: str) -> NDArray[np.void]:
         """What an experiment recorded beside the samples: a structured array."""
+
+    def has_table(self, table_id: str) -> bool:
+        """Whether there is such a table: what a device does not offer was not recorded."""
+
+    @property
+    def job(self) -> JobRecord | None:
+        """Place of the run in a fleet; None outside of jobs."""
 
 
 Named = TypeVar("Named", WindowRecord, PhaseRecord, BaselineRecord, AllocationRecord)
@@ -127,6 +138,10 @@ class RecordedRun:
         """One phase."""
         return self._named(self._phases, phase_id, "run.json")
 
+    def phases_of(self, instrument: str) -> Sequence[PhaseRecord]:
+        """All phases of an instrument."""
+        return [phase for phase in self.reader.run.phases if phase.instrument == instrument]
+
     def baseline(self, baseline_id: str) -> BaselineRecord:
         """One idle baseline."""
         return self._named(self._baselines, baseline_id, "baseline.json")
@@ -170,6 +185,15 @@ class RecordedRun:
             self.memory[key] = self.reader.table(table_id)
         found: NDArray[np.void] = self.memory[key]
         return found
+
+    @property
+    def job(self) -> JobRecord | None:
+        """Place of the run in a fleet."""
+        return self.reader.run.job
+
+    def has_table(self, table_id: str) -> bool:
+        """Whether there is such a table."""
+        return table_id in self.reader.tables
 
     @cached_property
     def _windows(self) -> dict[str, WindowRecord]:

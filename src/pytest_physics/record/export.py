@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from pytest_physics.clock import NS_PER_S
-from pytest_physics.errors import nearest
-from pytest_physics.errors import ChannelUnavailableError, ConfigurationError, RecordError
+from pytest_physics.errors import ChannelUnavailableError, ConfigurationError, RecordError, nearest
 from pytest_physics.metrology.quality import Quality
 from pytest_physics.metrology.response import SensorModel
 from pytest_physics.metrology.uncertainty import Estimate

@@ -2,7 +2,8 @@
 
 Layout: ``run.json``, ``trace-<instrument>.npy``, ``truth-<instrument>.npy`` (twin only), ``windows.jsonl``, ``baseline.json``,
 ``sensor.json``, ``probes.jsonl``, ``allocations.jsonl``, ``table-<id>.npy`` (what an experiment recorded beside the samples),
-``results.jsonl``, ``claims.jsonl``, ``report.html``, ``MANIFEST.sha256``.
+``step-marks.jsonl`` (what a training wrote of its steps), ``results.jsonl``, ``claims.jsonl``, ``correction.json``, ``report.html``,
+``MANIFEST.sha256``.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from pytest_physics.errors import RecordError
 from pytest_physics.metrology.response import SensorModel
+from pytest_physics.record.correction import final_claims
 from pytest_physics.record.schema import (
     SCHEMA_VERSION,
     AllocationRecord,
     BaselineRecord,
     ClaimRecord,
+    CorrectionRecord,
     ProbeRecord,
     Record,
     ResultRecord,
@@ -42,6 +45,7 @@ PROBES = "probes.jsonl"
 ALLOCATIONS = "allocations.jsonl"
 RESULTS = "results.jsonl"
 CLAIMS = "claims.jsonl"
+CORRECTION = "correction.json"
 REPORT = "report.html"
 MANIFEST = "MANIFEST.sha256"
 
@@ -105,8 +109,20 @@ class RunReader:
 
     @cached_property
     def claims(self) -> list[ClaimRecord]:
-        """All claims, every attempt, in the order in which they were judged."""
+        """All claims, every attempt, in the order in which they were judged, with the verdicts that stand at the end of the run."""
+        return final_claims(self.judged, self.correction)
+
+    @cached_property
+    def judged(self) -> list[ClaimRecord]:
+        """All claims as each was judged by itself."""
         return self._lines(CLAIMS, ClaimRecord)
+
+    @cached_property
+    def correction(self) -> CorrectionRecord | None:
+        """What judging all claims together made of them; None where that was not asked for, or the run did not end."""
+        if not (self.path / CORRECTION).exists():
+            return None
+        return _validated(CorrectionRecord, self._json(CORRECTION), f"{self.path / CORRECTION}")
 
     @cached_property
     def baselines(self) -> list[BaselineRecord]:

@@ -11,37 +11,55 @@ that was complete when the estimate was first computed: otherwise a later sample
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-import numpy as np
-
 from pytest_physics.errors import RecordError
 from pytest_physics.metrology.curves import LINEAR_LAW
-from pytest_physics.metrology.throttle import clock_parity
 from pytest_physics.metrology.uncertainty import ARITHMETIC, Estimate, Gate, Recipe
-from pytest_physics.record import baseline_recipes, window_recipes  # noqa: F401 -- loading them registers their leaves
+from pytest_physics.record import (  # noqa: F401 -- loading them registers their leaves
+    arm_recipes,
+    baseline_recipes,
+    coupling_recipes,
+    event_recipes,
+    history_recipes,
+    imported_recipes,
+    price_recipes,
+    routing_recipes,
+    signature_recipes,
+    stress_recipes,
+    window_recipes,
+)
 from pytest_physics.record.data import RunData
+from pytest_physics.record.job import EXCLUSIVE, exclusive_gates
+from pytest_physics.record.parity_checks import parity_gates
 from pytest_physics.record.phase_recipes import soak_of
 from pytest_physics.record.registry import LEAVES, TRUTHS
 from pytest_physics.record.repetition_energy import batch_mean, cross_checked
 from pytest_physics.record.window_energy import energy_reach_ns
 
-SENSED = frozenset({"window.energy", "repetition.phase_average"})
+SENSED = frozenset({"window.energy", "repetition.phase_average", "arm.energy_per_work"})
 """Leaves that need the readings of the sensor's tail after their windows."""
 MEMORY_FILES = {"c": "probes.jsonl", "a": "allocations.jsonl"}
 """Files of the records that memory's leaves name, by the letter of their ids."""
+TABLES = ("table", "work_phase", "work_span", "points", "experts", "half", "half_experts", "whole", "whole_experts")
+"""Parameters of leaves that name a table."""
 MOST_REMEMBERED = 1000
 """Estimates kept in memory, at most."""
-COMPOSITES: Mapping[str, Callable[..., Estimate]] = {**ARITHMETIC, **LINEAR_LAW, "batches": batch_mean, "cross_checked": cross_checked}
+COMPOSITES: Mapping[str, Callable[..., Estimate]] = {
+    **ARITHMETIC,
+    **LINEAR_LAW,
+    **history_recipes.COMPARISONS,
+    "batches": batch_mean,
+    "cross_checked": cross_checked,
+}
 
 
 def evaluate(recipe: Recipe, data: RunData) -> Estimate:
     """Compute ``recipe`` from ``data``; raises ``RecordError`` for an operation this version does not know."""
     if recipe.op in COMPOSITES:
         estimate = COMPOSITES[recipe.op]([evaluate(part, data) for part in recipe.inputs], **recipe.parameters)
-        return replace(estimate, recipe=recipe, gates=(*estimate.gates, *_parity_gates(recipe, data)))
+        return replace(estimate, recipe=recipe, gates=(*estimate.gates, *parity_gates(recipe, data)))
     if recipe.op not in LEAVES:
         raise RecordError(f"unknown recipe '{recipe.op}'; use the pytest-physics version that wrote this run.")
     return replace(_leaf_value(recipe, data), recipe=recipe)
@@ -87,6 +105,7 @@ def evidence(recipe: Recipe) -> tuple[str, ...]:
             if key in {"window", "phase", "span", "telegraph", "baseline", "instrument", "search", "allocation"}
         ]
         named += [str(name) for key in ("windows", "baselines") for name in leaf.parameters.get(key, ())]
+        paths += [f"table-{leaf.parameters[key]}.npy" for key in TABLES if key in leaf.parameters]
         for name in named:
             kind = name.rpartition("-")[2][:1]
             if "-" in name and kind in MEMORY_FILES:
@@ -109,41 +128,6 @@ def _window_names(part: Recipe) -> list[str]:
     return [*([str(one)] if one is not None else []), *map(str, part.parameters.get("windows", ()))]
 
 
-def _parity_gates(recipe: Recipe, data: RunData) -> tuple[Gate, ...]:
-    """Where energies of different windows of one device are compared, they must have run at the same clock."""
-    if recipe.op not in {"divide", "subtract"}:
-        return ()
-    first, second = (_energy_windows(part) for part in recipe.inputs)
-    if not first or not second or first & second:
-        return ()
-    instruments = {data.window(name).instrument for name in first | second}
-    if len(instruments) > 1 or not data.trace(next(iter(instruments))).has("sm_clock_hz"):
-        return ()
-    arms = {_arm_name(group, data): _median_clock(group, data) for group in (first, second)}
-    return (clock_parity(arms, scope=" against ".join(arms)),) if len(arms) == 2 else ()
-
-
-def _energy_windows(recipe: Recipe) -> frozenset[str]:
-    return frozenset(str(part.parameters["window"]) for part in recipe.leaves() if part.op == "window.energy")
-
-
-def _arm_name(windows: frozenset[str], data: RunData) -> str:
-    """Name and labels of the windows of one arm, repetitions apart."""
-    window = data.window(min(windows))
-    labels = ", ".join(f"{key} {value}" for key, value in window.labels.items() if key not in {"repetition", "phase"})
-    return f"{window.name} {labels}".strip()
-
-
-def _median_clock(windows: frozenset[str], data: RunData) -> float:
-    parts = []
-    for name in sorted(windows):
-        window = data.window(name)
-        parts.append(data.trace(window.instrument).between(window.t0_ns, window.t1_ns).values("sm_clock_hz"))
-    clocks = np.concatenate(parts)
-    known = clocks[np.isfinite(clocks)]
-    return float(np.median(known)) if len(known) else math.nan
-
-
 def latest_needed(recipe: Recipe, data: RunData) -> dict[str, int]:
     """Instant up to which each instrument must have been sampled before ``recipe`` can be computed for good."""
     needed: dict[str, int] = {}
@@ -162,4 +146,6 @@ def gates_of(requirement: Recipe, data: RunData) -> tuple[Gate, ...]:
     """Gates of a requirement: what a fixture stands for, without an estimate."""
     if requirement.op == "soak":
         return soak_of(requirement.parameters, data).gates
+    if requirement.op == EXCLUSIVE:
+        return exclusive_gates(data)
     raise RecordError(f"unknown requirement '{requirement.op}'; use the pytest-physics version that wrote this run.")

@@ -30,9 +30,11 @@ from pytest_physics.metrology.channel_checks import check_channels
 from pytest_physics.metrology.coupling import identical
 from pytest_physics.metrology.decision import condensed
 from pytest_physics.metrology.forensics.alignment import MIN_MATCHED, clock_offset
+from pytest_physics.metrology.instability import RULES
 from pytest_physics.metrology.quality import Provenance
 from pytest_physics.metrology.uncertainty import Recipe
 from pytest_physics.record.consistency import thermal_trips
+from pytest_physics.record.coupling_recipes import SHOWN_AS
 from pytest_physics.record.data import RecordedRun
 from pytest_physics.record.imported_recipes import HOLDING, LOGGED, NOMINAL_S, seconds
 from pytest_physics.record.reader import trace_name
@@ -60,6 +62,13 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 EXPERIMENT = "imported recording"
+COUPLING = "training coupling"
+"""Experiment under which the coupling of an attached training log stands, as that of a session of ours does."""
+COUPLED = (
+    ("grad_norm", "logged_rle_smoothed"), ("loss", "logged_rle_smoothed"), ("grad_norm", "temperature_c"), ("grad_norm", "power_w"),
+    ("grad_norm", "utilisation_ratio"), ("grad_norm", "utilisation_cpu_ratio"),
+)  # fmt: skip
+"""Pairs that were published, and those that physics would suggest."""
 CLOCK = "UTC as recorded"
 LEAD_NS = NS_PER_S
 """The clock begins this long before the first row."""
@@ -290,6 +299,7 @@ class _Run:
 
     def _results(self, run: RecordedRun) -> list[ResultRecord]:
         wanted: list[tuple[str, dict[str, str | int | float], Recipe]] = []
+        named: dict[int, str] = {}
         for name, instrument in run.reader.run.instruments.items():
             for channel in instrument.channels:
                 parameters = {"instrument": name, "channel": channel.name, "phase": f"{name}-p1"}
@@ -297,17 +307,37 @@ class _Run:
                     ("mean", {"instrument": name, "channel": channel.name}, Recipe(op="imported.channel_mean", parameters=parameters))
                 )  # fmt: skip
             wanted += _index_recipes(run, name, self.session.monitor)
+            if self.logs:
+                coupled = _coupling_recipes(run, name, self.logs[0].path.name)
+                named |= dict.fromkeys(range(len(wanted) + 1, len(wanted) + len(coupled) + 1), COUPLING)
+                wanted += coupled
         found = []
         for number, (quantity, coordinates, recipe) in enumerate(wanted, start=1):
             estimate = evaluate(recipe, run)
             found.append(
                 ResultRecord(
-                    id=f"r{number}", experiment=EXPERIMENT, quantity=quantity, coordinates=coordinates,
+                    id=f"r{number}", experiment=named.get(number, EXPERIMENT), quantity=quantity, coordinates=coordinates,
                     estimate=EstimateRecord.of(estimate), gates=[GateRecord.of(gate) for gate in condensed(estimate.gates)],
                     recipe=recipe.to_json(),
                 )
             )  # fmt: skip
         return found
+
+
+def _coupling_recipes(run: RecordedRun, name: str, log: str) -> list[tuple[str, dict[str, str | int | float], Recipe]]:
+    """The training coupling of one device: every number of every pair, and event rates by every rule."""
+    found: list[tuple[str, dict[str, str | int | float], Recipe]] = []
+    table_id = f"logged-{name}-1"
+    logged = run.table(table_id).dtype.names or () if table_id in run.reader.tables else ()
+    known = {*run.trace(name).channels, *(f"logged_{column}" for column in logged)}
+    for a, b in (pair for pair in COUPLED if pair[1] in known):
+        parameters = {"table": STEPS_TABLE, "instrument": name, "a": a, "b": b, "max_lag_s": NOMINAL_S, "phase": f"{name}-p1"}
+        at: dict[str, str | int | float] = {"instrument": name, "training": log, "series": f"{a} ~ {b}"}
+        found += [(shown, at, Recipe(op=f"coupling.{quantity}", parameters=parameters)) for quantity, shown in SHOWN_AS.items()]
+    for rule in RULES:
+        parameters = {"phase": f"{name}-p1", "rule": rule, "tick_s": NOMINAL_S}
+        found.append(("share of ticks flagged", {"instrument": name, "rule": rule}, Recipe(op="events.flag_share", parameters=parameters)))
+    return found
 
 
 def _phase(name: str, instrument: InstrumentRecord) -> PhaseRecord:

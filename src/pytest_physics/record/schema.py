@@ -10,7 +10,7 @@ number is ``null``. Unknown keys are errors, so that a misspelt or edited key ca
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,6 +21,9 @@ from pytest_physics.metrology.response import SensorModel
 from pytest_physics.metrology.uncertainty import Estimate, Gate, Operator
 
 SCHEMA_VERSION = 1
+
+PAUSE = "sampler paused"
+"""Name of the phases in which the sampler was told to read nothing."""
 
 RunState = Literal["running", "completed", "incomplete"]
 
@@ -47,6 +50,12 @@ class PhaseRecord(Record):
     t0_ns: int
     t1_ns: int | None = None
     """None while the phase runs, or where a crash cut it."""
+
+
+def pauses_of(phases: Sequence[PhaseRecord], instrument: str) -> list[tuple[int, int]]:
+    """Spans in which the sampler of ``instrument`` was told to pause, in nanoseconds of its clock; a pause that never ended has no end."""
+    own = [phase for phase in phases if phase.instrument == instrument and phase.name == PAUSE]
+    return [(phase.t0_ns, phase.t1_ns if phase.t1_ns is not None else 2**62) for phase in own]
 
 
 class ChannelRecord(Record):
@@ -481,7 +490,7 @@ class StateRecord(Record):
     allocated_bytes: int
     reserved_bytes: int
     active_bytes: int
-    inactive_split_bytes: int
+    inactive_split_bytes: int | None
     largest_free_bytes: int | None
     segments: int
     device_used_bytes: int | None = None

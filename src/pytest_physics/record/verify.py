@@ -20,8 +20,9 @@ from pytest_physics.claims import PREREQUISITE, prerequisite_gate
 from pytest_physics.errors import PhysicsError, RecordError
 from pytest_physics.metrology.decision import Verdict, all_gates, condensed, decide
 from pytest_physics.metrology.uncertainty import Comparison, Gate, Recipe
-from pytest_physics.record import consistency, memory_checks, reader
+from pytest_physics.record import consistency, job, memory_checks, reader
 from pytest_physics.record.baseline_recipes import baseline_record
+from pytest_physics.record.correction import correction_of
 from pytest_physics.record.data import RecordedRun
 from pytest_physics.record.finding import Finding, Items, differences
 from pytest_physics.record.recipes import evaluate, evidence, gates_of, labels_behind, true_value
@@ -33,6 +34,7 @@ from pytest_physics.record.schema import (
     decision_fields,
     finite_or_none,
 )
+from pytest_physics.record.step_marks import step_marks
 from pytest_physics.record.writer import digests, manifest_digests
 
 EMBEDDED = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
@@ -154,8 +156,10 @@ def _recomputed_result(run: RecordedRun, record: ResultRecord) -> Iterator[Findi
 def _claims(run: RecordedRun) -> Items:
     attempts: dict[str, int] = {}
     judged: dict[str, Verdict] = {}
-    for record in run.reader.claims:
+    for record in run.reader.judged:
         where = f"claims.jsonl: {record.id}"
+        if record.correction is not None:
+            yield Finding(where=where, problem="carries a correction, which stands in correction.json")
         attempts[record.id] = attempts.get(record.id, 0) + 1
         if record.attempt != attempts[record.id]:
             yield Finding(where=where, problem=f"is attempt {record.attempt}, but the {attempts[record.id]}. on record")
@@ -165,6 +169,21 @@ def _claims(run: RecordedRun) -> Items:
             yield from _unjudged(record, where)
         yield from _prerequisites(record, judged, where)
         judged[record.id] = record.verdict
+        yield None
+
+
+def _correction(run: RecordedRun) -> Items:
+    """All claims judged together: the verdicts that stand follow from the claims, and are there exactly where the settings ask for them."""
+    where, found = reader.CORRECTION, run.reader.correction
+    if found is None and run.reader.run.state != "completed":
+        return
+    expected = correction_of(run.reader.judged, run.settings)
+    if (found is None) != (expected is None):
+        asked = f"'claims.correction' is '{run.settings.claims.correction}'"
+        yield Finding(where=where, problem=f"{'is missing' if found is None else 'is there'} although {asked}")
+        return
+    if found is not None and expected is not None:
+        yield from differences(where, found.model_dump(mode="json"), expected.model_dump(mode="json"))
         yield None
 
 
@@ -271,8 +290,11 @@ CHECKS = {
     "baselines": _baselines,
     "memory": memory_checks.memory,
     "tables": consistency.tables,
+    "marks": step_marks,
     "results": _results,
     "claims": _claims,
+    "job": job.required,
+    "correction": _correction,
     "report": _report,
 }
 """Name of each check, in order."""

@@ -25,6 +25,7 @@ from pytest_physics.record.schema import (
     AllocationRecord,
     BaselineRecord,
     ClaimRecord,
+    CorrectionRecord,
     ProbeRecord,
     Record,
     ResultRecord,
@@ -80,6 +81,10 @@ class RunWriter:
     def claim(self, record: ClaimRecord) -> None:
         """Append to ``claims.jsonl``."""
         self._append(reader.CLAIMS, record)
+
+    def correction(self, record: CorrectionRecord) -> None:
+        """Write ``correction.json``."""
+        self._replace(reader.CORRECTION, record.model_dump_json(indent=1))
 
     def baselines(self, records: Sequence[BaselineRecord]) -> None:
         """Replace ``baseline.json``."""

@@ -33,8 +33,8 @@ UNDERSTANDING = (
     "still. So the table gives, beside r, how many independent pairs the series are worth, an interval that pays for every lag "
     "searched, and the share of shifted copies that do as well (p). 'Weak', 'moderate' and 'strong' are said only where the interval "
     "excludes everything below 0, 0.3 and 0.7; where both series drift, the detrended series and the first differences must both show "
-    "it. 'Not supported' is no proof that there is nothing: the last column of the table says how long a training must be for r = 0.5 "
-    "to be seen. Where a simulated coupling was planted, the planted value stands beside the estimate."
+    "it. 'Not supported' is no proof that there is nothing: the table below it says how long a training must be for r = 0.5 to be "
+    "seen. Where a simulated coupling was planted, the planted value stands beside the estimate."
 )
 PANELS = (
     ("loss", "Loss", 1.0),

@@ -36,6 +36,19 @@ class Workload(Protocol):
 
 
 @runtime_checkable
+class Repeating(Protocol):
+    """A workload that does many equal calls as one: on a virtual clock it comes to the same, and is simulated in one step."""
+
+    def repeat(self, phase: str, *, batch: int, tokens: int, calls: int) -> None:
+        """Call :meth:`Workload.prefill` or :meth:`Workload.decode`, as ``phase`` says, ``calls`` times."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that memory was too small, on the host or on the device; torch has a type of its own for it."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+@runtime_checkable
 class Kernel(Protocol):
     """A constant load: heat soak, and steps for the sensor's response."""
 

@@ -93,6 +93,9 @@ class TwinLanguageModel:
         self.costs = costs or RooflineCosts()
         self._context: _Context | None = None
         self._cache_bytes = 0
+        self._calls = 1
+        self.spilled_bytes = 0
+        """Memory that lay in the host's during the last run: such work is many times slower."""
         device.allocate(self.shape.weight_bytes)
 
     def describe(self) -> Mapping[str, str]:
@@ -134,6 +137,16 @@ class TwinLanguageModel:
         self._hold_cache(batch * (context.tokens + tokens))
         self._run(self.decode_cost(batch, tokens, context=context.tokens))
         self._hold_cache(batch * context.tokens)
+
+    def repeat(self, phase: str, *, batch: int, tokens: int, calls: int) -> None:
+        """``calls`` calls of ``prefill`` or ``decode`` in a row, as one load: between two of them no time passes here."""
+        if calls < 1:
+            raise ConfigurationError(f"'calls' must be >= 1 (got {calls}).")
+        self._calls = calls
+        try:
+            (self.prefill if phase == "prefill" else self.decode)(batch, tokens)
+        finally:
+            self._calls = 1
 
     def warm_up(self) -> None:
         """Run both phases once; leaves no context."""
@@ -181,7 +194,8 @@ class TwinLanguageModel:
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _run(self, cost: PhaseCost) -> None:
-        self.device.execute(cost.load, cost.seconds)
+        self.spilled_bytes = self.device.spilled_bytes
+        self.device.execute(cost.load, self._calls * cost.seconds)
 
     def _hold_cache(self, tokens: int) -> None:
         """Make the cache as large as ``tokens`` tokens, all sequences together."""
