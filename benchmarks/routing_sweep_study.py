@@ -21,7 +21,7 @@ from pytest_physics.config import PROFILE_DEFAULTS, RoutingSettings
 from pytest_physics.experiments.routing_sweep import chosen_points, expert_columns, step_columns, sweep_setting
 from pytest_physics.metrology.routing_published import RUN, RUN_USAGE
 from pytest_physics.metrology.thermal_field import FIELDS, FieldOfPoints
-from pytest_physics.record.routing_recipes import QUANTITIES, Sweep, Usage, common_gates, response_gates
+from pytest_physics.record.leaves.routing import QUANTITIES, Sweep, Usage, common_gates, response_gates
 from pytest_physics.session import structured
 from pytest_physics.workloads.routing_simulation import Point, Setting, simulate
 

@@ -76,7 +76,16 @@ def test_profiles_never_touch_a_limit(tmp_path):
     durations |= {"levels_s", "rhythm_s", "counter_s", "square_s", "telegraph_s", "profile"}
     durations |= {"sustain_s", "ramp_s", "ramp_cycles", "kernel_s", "host_contexts", "host_batches", "host_repetitions", "host_sustain_s"}
     durations |= {"sequences", "features", "batches", "block", "model_steps", "model_lambdas_per_j"}
-    durations |= {"polling_s", "contrast_s", "steps", "replicate_share", "signature_idle_s", "signature_load_s", "signature_replicates", "shape"}
+    durations |= {
+        "polling_s",
+        "contrast_s",
+        "steps",
+        "replicate_share",
+        "signature_idle_s",
+        "signature_load_s",
+        "signature_replicates",
+        "shape",
+    }
     quick = flat(load_settings(tmp_path))
     for profile in PROFILES:
         changed = {name for name, value in flat(load_settings(tmp_path, profile=profile)).items() if value != quick[name]}

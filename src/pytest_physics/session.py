@@ -26,10 +26,10 @@ from pytest_physics.instrument import Instrument, Label, is_count
 from pytest_physics.metrology.decision import Verdict, condensed
 from pytest_physics.metrology.response import SensorModel
 from pytest_physics.metrology.uncertainty import Estimate, Gate, Recipe
-from pytest_physics.record.baseline_recipes import baseline_record
 from pytest_physics.record.correction import correction_of, final_claims
 from pytest_physics.record.environment import environment, git_state
 from pytest_physics.record.job import current_job
+from pytest_physics.record.leaves.baseline import baseline_record
 from pytest_physics.record.reader import trace_name
 from pytest_physics.record.recipes import evaluate, evidence, gates_of, labels_behind, latest_needed, true_value
 from pytest_physics.record.schema import (

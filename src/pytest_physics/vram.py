@@ -26,7 +26,7 @@ from pytest_physics.clock import RealClock
 from pytest_physics.errors import ChannelUnavailableError
 from pytest_physics.metrology.memory import FRAGMENTATIONS, AllocatorState, ModelSizes, growth_per_repeat
 from pytest_physics.metrology.uncertainty import Estimate, Recipe
-from pytest_physics.record.memory_recipes import untouched
+from pytest_physics.record.leaves.memory import untouched
 from pytest_physics.record.schema import AllocationRecord, RefusedRequestRecord, StateRecord
 from pytest_physics.workloads.allocator import Allocator, CudaAllocator, Torture, TwinAllocator
 from pytest_physics.workloads.memory_probe import status_bytes

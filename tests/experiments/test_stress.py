@@ -15,7 +15,7 @@ from pytest_physics.experiments.thermal_hysteresis import run_thermal_hysteresis
 from pytest_physics.metrology.throttle import EventClass
 from pytest_physics.record.data import RecordedRun
 from pytest_physics.record.verify import verify_run
-from pytest_physics.report.stress_answers import answers
+from pytest_physics.report.pages.stress_answers import answers
 from pytest_physics.session import Plan, Session
 from pytest_physics.workloads.roofs import KernelCosts, roofs_of
 from pytest_physics.workloads.select import steady_load_for

@@ -20,9 +20,9 @@ from pytest_physics.metrology.uncertainty import Component, expanded_uncertainty
 from pytest_physics.record.data import RecordedRun
 from pytest_physics.record.reader import RunReader
 from pytest_physics.record.verify import CHECKS, verify_run
-from pytest_physics.report import fragmentation_page
 from pytest_physics.report.build import build_report
-from pytest_physics.report.memory import accounts_of, memory_maps
+from pytest_physics.report.pages import fragmentation as fragmentation_page
+from pytest_physics.report.pages.memory import accounts_of, memory_maps
 from pytest_physics.session import Plan, Session
 from pytest_physics.vram import monitor_for
 from pytest_physics.workloads.allocator import alternate_frees

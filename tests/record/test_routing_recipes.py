@@ -14,10 +14,10 @@ from pytest_physics.metrology import routing
 from pytest_physics.metrology.quality import Provenance
 from pytest_physics.metrology.thermal_field import FIELDS
 from pytest_physics.record.data import RecordedRun
+from pytest_physics.record.leaves.routing import Sweep
 from pytest_physics.record.recipes import evaluate
-from pytest_physics.record.routing_recipes import Sweep
 from pytest_physics.record.verify import verify_run
-from pytest_physics.report import routing_page
+from pytest_physics.report.pages import routing as routing_page
 from pytest_physics.session import Plan, Session
 
 pytest.importorskip("torch")

@@ -7,7 +7,7 @@ import pytest
 from pytest_physics.config import load_settings
 from pytest_physics.experiments.joule_curve import Arm, run_joule_curve
 from pytest_physics.record.data import RecordedRun
-from pytest_physics.report import joule_page
+from pytest_physics.report.pages import joule as joule_page
 from pytest_physics.report.sections import PAGES
 from pytest_physics.session import Session
 from pytest_physics.workloads.select import language_model_for

@@ -11,7 +11,9 @@ from pytest_physics.experiments.roofline import run_roofline
 from pytest_physics.experiments.stress import run_stress_matrix, run_sustained
 from pytest_physics.experiments.thermal_hysteresis import run_thermal_hysteresis
 from pytest_physics.record.data import RecordedRun
-from pytest_physics.report import hysteresis_page, roofline_page, stress_page
+from pytest_physics.report.pages import hysteresis as hysteresis_page
+from pytest_physics.report.pages import roofline as roofline_page
+from pytest_physics.report.pages import stress as stress_page
 from pytest_physics.report.sections import PAGES, sections
 from pytest_physics.session import Plan, Session
 from pytest_physics.workloads.roofs import roofs_of

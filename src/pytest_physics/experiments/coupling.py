@@ -30,8 +30,8 @@ from pytest_physics.metrology.coupling import ALPHA, steady_zone_s
 from pytest_physics.metrology.instability import RULES
 from pytest_physics.metrology.quality import Quality
 from pytest_physics.metrology.uncertainty import Estimate, Recipe
-from pytest_physics.record.coupling_recipes import SHOWN_AS
 from pytest_physics.record.joined import EFFICIENCY, POWER, STEP_TIME, Steps, steps_of, telemetry_columns
+from pytest_physics.record.leaves.coupling import SHOWN_AS
 from pytest_physics.record.schema import BaselineRecord, PhaseRecord
 from pytest_physics.session import Session
 from pytest_physics.workloads.training import Training, TrainingSetting
@@ -92,7 +92,7 @@ class TrainingCoupling:
         return steps_of(self.session.table(self.table))
 
     def number(self, quantity: str, a: str, b: str, **more: object) -> Estimate:
-        """One number of the analysis of a pair; see :mod:`~pytest_physics.record.coupling_recipes`."""
+        """One number of the analysis of a pair; see :mod:`~pytest_physics.record.leaves.coupling`."""
         parameters: dict[str, Any] = {
             "table": self.table,
             "instrument": self.instrument.name,

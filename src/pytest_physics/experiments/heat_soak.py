@@ -15,7 +15,7 @@ from pytest_physics.clock import NS_PER_S
 from pytest_physics.instrument import Instrument
 from pytest_physics.metrology.thermal import SoakAssessment, SoakState
 from pytest_physics.metrology.uncertainty import Estimate, Recipe
-from pytest_physics.record.phase_recipes import soak_assessment
+from pytest_physics.record.leaves.phase import soak_assessment
 from pytest_physics.session import Session
 
 STEP_S = 5.0

@@ -33,7 +33,7 @@ from pytest_physics.metrology.counter import MIN_TICKS
 from pytest_physics.metrology.curves import best_under_limit, law_fixed, law_per_work
 from pytest_physics.metrology.parity import MIN_UPDATES
 from pytest_physics.metrology.uncertainty import Estimate, Recipe
-from pytest_physics.record.arm_recipes import DECLARED_COLD
+from pytest_physics.record.leaves.arm import DECLARED_COLD
 from pytest_physics.record.schema import BaselineRecord
 from pytest_physics.record.window_energy import HEAD_UPDATES
 from pytest_physics.session import Session

@@ -2,7 +2,7 @@
 
 Protocol: every router at every λ on the same seeded gates and the same data, batch after batch in a seeded order, on a thermal field of
 experts; λ = 0 of each router is its paired control. Raw counts and energies of blocks of batches are recorded; every number follows from
-them (:mod:`pytest_physics.record.routing_recipes`). Then two short sweeps with whole and half batches where temperature does nothing: a
+them (:mod:`pytest_physics.record.leaves.routing`). Then two short sweeps with whole and half batches where temperature does nothing: a
 price per slot must not depend on the batch. The published router is one of the arms, and its published counts are recomputed beside it.
 
 Energy and temperature are simulated and say so. Choices, gradients and training are real. Where ``routing.points`` names some points, only
@@ -22,7 +22,7 @@ from pytest_physics.errors import ConfigurationError, nearest_name
 from pytest_physics.metrology.routing_published import RUN, RUN_USAGE, SWEEP_USAGE, simulate_published
 from pytest_physics.metrology.thermal_field import FIELDS, FieldOfPoints, ThermalField
 from pytest_physics.metrology.uncertainty import Estimate, Recipe
-from pytest_physics.record.routing_recipes import QUANTITIES
+from pytest_physics.record.leaves.routing import QUANTITIES
 from pytest_physics.session import Session
 from pytest_physics.workloads.moe import ROUTERS, TestTimeTraining
 from pytest_physics.workloads.moe_training import TRAINED, MarkovText, ModelSetting, train_models
@@ -52,7 +52,7 @@ class RoutingSweep:
     """``points`` and ``experts`` of the sweep, ``whole``, ``half`` and their experts for the two sizes of batches, to table ids."""
 
     def of(self, router: str, per_joule: float, quantity: str) -> Estimate:
-        """One quantity of one router at one λ: see :data:`~pytest_physics.record.routing_recipes.QUANTITIES`."""
+        """One quantity of one router at one λ: see :data:`~pytest_physics.record.leaves.routing.QUANTITIES`."""
         known_quantity(quantity)
         return self._evaluate("routing.point", router=router, per_joule=per_joule, quantity=quantity, **self._main())
 

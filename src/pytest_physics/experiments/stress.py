@@ -28,8 +28,8 @@ from pytest_physics.metrology.quality import Quality
 from pytest_physics.metrology.sustained import stalled_samples
 from pytest_physics.metrology.throttle import EventClass
 from pytest_physics.metrology.uncertainty import Estimate, Recipe, mean
+from pytest_physics.record.leaves.stress import CLASSES
 from pytest_physics.record.schema import BaselineRecord
-from pytest_physics.record.stress_recipes import CLASSES
 from pytest_physics.record.window_energy import idle_of
 from pytest_physics.session import Session
 from pytest_physics.workloads.base import Workload

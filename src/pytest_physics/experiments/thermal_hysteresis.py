@@ -18,7 +18,7 @@ from pytest_physics.experiments.sensor_characterisation import AdjustableLoad
 from pytest_physics.experiments.stress import answering, tested
 from pytest_physics.instrument import Instrument
 from pytest_physics.metrology.uncertainty import Estimate, Recipe
-from pytest_physics.record.stress_recipes import BRANCHES, LOOP
+from pytest_physics.record.leaves.stress import BRANCHES, LOOP
 from pytest_physics.session import Session
 from pytest_physics.workloads.base import Kernel
 

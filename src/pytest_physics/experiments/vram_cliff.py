@@ -3,7 +3,7 @@
 Protocol. First at most :data:`PREDICTING` probes at sizes that use up to :data:`TOP_SHARE` of the capacity; from them bytes(batch, context)
 is fitted and the cliff predicted. Then the search, which knows nothing of the prediction: upwards by doubling and bisection, then downwards
 from beyond, as often as asked. Every probe runs in a process of its own (on a twin: in an empty memory) and is recorded as it ended; what
-it *shows* (fits, out of memory, spill, …) and every number follow from the records (:mod:`pytest_physics.record.memory_recipes`).
+it *shows* (fits, out of memory, spill, …) and every number follow from the records (:mod:`pytest_physics.record.leaves.memory`).
 
 It ends with :class:`~pytest_physics.errors.InvalidMeasurement` where the model does not fit at the smallest size, and at once where
 foreign memory changes between two probes: the search would find a limit that is nobody's.
@@ -19,7 +19,7 @@ from pytest_physics.errors import InvalidMeasurement
 from pytest_physics.instrument import Instrument
 from pytest_physics.metrology.memory import BytesFit, MemoryPoint, ModelSizes, Outcome, bracket, classify, fit_bytes, next_size
 from pytest_physics.metrology.uncertainty import Estimate, Recipe
-from pytest_physics.record.memory_recipes import HELD, PARTS, Search, point_of
+from pytest_physics.record.leaves.memory import HELD, PARTS, Search, point_of
 from pytest_physics.record.schema import ProbeRecord, SubjectRecord
 from pytest_physics.session import Session
 from pytest_physics.workloads.probers import Probe, Prober
@@ -108,7 +108,7 @@ class VramCliff:
         return self._of("limited_by", reason=str(Outcome(reason)))
 
     def needed(self, *, batch: int, context: int, part: str = "all") -> Estimate:
-        """Bytes that a batch and a context take: "all", or one of :data:`~pytest_physics.record.memory_recipes.PARTS`."""
+        """Bytes that a batch and a context take: "all", or one of :data:`~pytest_physics.record.leaves.memory.PARTS`."""
         return self._of("bytes", part=part, batch=batch, context=context)
 
     def held(self, part: str) -> Estimate:

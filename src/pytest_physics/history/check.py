@@ -24,7 +24,7 @@ from pytest_physics.metrology.between_runs import relative_change
 from pytest_physics.metrology.change_points import change_points
 from pytest_physics.metrology.decision import Decision, Verdict, decide, error_probability, holm
 from pytest_physics.metrology.uncertainty import Comparison, Estimate, Gate
-from pytest_physics.record.history_recipes import prior_estimate
+from pytest_physics.record.leaves.history import prior_estimate
 from pytest_physics.record.verify import verify_run
 
 MAX_DIFFERENCES = 3

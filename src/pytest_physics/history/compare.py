@@ -21,8 +21,8 @@ from pytest_physics.history.entries import ResultPart, Value, milliseconds, run_
 from pytest_physics.history.names import compared, lower_is_better
 from pytest_physics.history.store import HistoryIndex, Point
 from pytest_physics.metrology.uncertainty import Recipe
-from pytest_physics.record.history_recipes import CHANGE, EXPERIMENT, PRIOR, QUANTITY, TABLE
 from pytest_physics.record.job import requirement
+from pytest_physics.record.leaves.history import CHANGE, EXPERIMENT, PRIOR, QUANTITY, TABLE
 from pytest_physics.record.reader import RUN
 from pytest_physics.record.schema import ClaimRecord
 from pytest_physics.session import Session

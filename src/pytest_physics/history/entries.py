@@ -32,7 +32,7 @@ from pytest_physics.metrology.between_runs import own_error
 from pytest_physics.metrology.quality import Quality
 from pytest_physics.metrology.uncertainty import Component, Estimate
 from pytest_physics.record import reader
-from pytest_physics.record.history_recipes import EXPERIMENT
+from pytest_physics.record.leaves.history import EXPERIMENT
 from pytest_physics.record.schema import SCHEMA_VERSION
 from pytest_physics.record.writer import manifest_digests
 

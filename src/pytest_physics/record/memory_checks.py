@@ -16,7 +16,7 @@ from pytest_physics.devices.twin import memory as twin_memory
 from pytest_physics.errors import RecordError
 from pytest_physics.record.data import RecordedRun
 from pytest_physics.record.finding import Finding, Items, differences
-from pytest_physics.record.memory_recipes import is_twin, sizes_of, state_of
+from pytest_physics.record.leaves.memory import is_twin, sizes_of, state_of
 from pytest_physics.record.schema import AllocationRecord, InstrumentRecord, ProbeRecord, Record
 
 TIME_TOLERANCE_NS = 1000

@@ -1,8 +1,8 @@
 """Recipes: how each estimate is computed from a run's raw artifacts.
 
 Every estimate carries its recipe. While the run goes on the session evaluates it; ``verify`` evaluates the same recipe on the recorded
-artifacts with this same code, and the two must agree. A recipe is a leaf, registered by name in the modules ``*_recipes``, or arithmetic
-on other recipes.
+artifacts with this same code, and the two must agree. A recipe is a leaf, registered by name in :mod:`pytest_physics.record.leaves`,
+or arithmetic on other recipes.
 
 Leaves may depend only on their parameters and on :class:`~pytest_physics.record.data.RunData`, and on samples only in a span of time
 that was complete when the estimate was first computed: otherwise a later sample would change a recorded number.
@@ -17,23 +17,11 @@ from dataclasses import replace
 from pytest_physics.errors import RecordError
 from pytest_physics.metrology.curves import LINEAR_LAW
 from pytest_physics.metrology.uncertainty import ARITHMETIC, Estimate, Gate, Recipe
-from pytest_physics.record import (  # noqa: F401 -- loading them registers their leaves
-    arm_recipes,
-    baseline_recipes,
-    coupling_recipes,
-    event_recipes,
-    history_recipes,
-    imported_recipes,
-    price_recipes,
-    routing_recipes,
-    signature_recipes,
-    stress_recipes,
-    window_recipes,
-)
 from pytest_physics.record.data import RunData
 from pytest_physics.record.job import EXCLUSIVE, exclusive_gates
+from pytest_physics.record.leaves.history import COMPARISONS
+from pytest_physics.record.leaves.phase import soak_of
 from pytest_physics.record.parity_checks import parity_gates
-from pytest_physics.record.phase_recipes import soak_of
 from pytest_physics.record.registry import LEAVES, TRUTHS
 from pytest_physics.record.repetition_energy import batch_mean, cross_checked
 from pytest_physics.record.window_energy import energy_reach_ns
@@ -49,7 +37,7 @@ MOST_REMEMBERED = 1000
 COMPOSITES: Mapping[str, Callable[..., Estimate]] = {
     **ARITHMETIC,
     **LINEAR_LAW,
-    **history_recipes.COMPARISONS,
+    **COMPARISONS,
     "batches": batch_mean,
     "cross_checked": cross_checked,
 }

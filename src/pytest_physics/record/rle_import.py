@@ -34,9 +34,9 @@ from pytest_physics.metrology.instability import RULES
 from pytest_physics.metrology.quality import Provenance
 from pytest_physics.metrology.uncertainty import Recipe
 from pytest_physics.record.consistency import thermal_trips
-from pytest_physics.record.coupling_recipes import SHOWN_AS
 from pytest_physics.record.data import RecordedRun
-from pytest_physics.record.imported_recipes import HOLDING, LOGGED, NOMINAL_S, seconds
+from pytest_physics.record.leaves.coupling import SHOWN_AS
+from pytest_physics.record.leaves.imported import HOLDING, LOGGED, NOMINAL_S, seconds
 from pytest_physics.record.reader import trace_name
 from pytest_physics.record.recipes import evaluate
 from pytest_physics.record.rle_files import READERS, DeviceRows, Note, SessionFile, TrainingLog

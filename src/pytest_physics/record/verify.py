@@ -21,10 +21,10 @@ from pytest_physics.errors import PhysicsError, RecordError
 from pytest_physics.metrology.decision import Verdict, all_gates, condensed, decide
 from pytest_physics.metrology.uncertainty import Comparison, Gate, Recipe
 from pytest_physics.record import consistency, job, memory_checks, reader
-from pytest_physics.record.baseline_recipes import baseline_record
 from pytest_physics.record.correction import correction_of
 from pytest_physics.record.data import RecordedRun
 from pytest_physics.record.finding import Finding, Items, differences
+from pytest_physics.record.leaves.baseline import baseline_record
 from pytest_physics.record.recipes import evaluate, evidence, gates_of, labels_behind, true_value
 from pytest_physics.record.schema import (
     ClaimRecord,

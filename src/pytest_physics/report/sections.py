@@ -12,24 +12,22 @@ from pytest_physics.metrology.uncertainty import coverage_factor
 from pytest_physics.record.data import RecordedRun
 from pytest_physics.record.reader import RunReader
 from pytest_physics.record.schema import BaselineRecord, InstrumentRecord, ResultRecord
-from pytest_physics.report import (
-    coupling_page,
-    differential_page,
-    figures,
-    fragmentation_page,
-    history_page,
-    hysteresis_page,
-    joule_page,
-    memory,
-    roofline_page,
-    routing_models_page,
-    routing_page,
-    sensor_section,
-    signature_page,
-    stress_page,
-)
+from pytest_physics.report import figures
 from pytest_physics.report import format as fmt
 from pytest_physics.report.figures import Drawing
+from pytest_physics.report.pages import coupling as coupling_page
+from pytest_physics.report.pages import differential as differential_page
+from pytest_physics.report.pages import fragmentation as fragmentation_page
+from pytest_physics.report.pages import history as history_page
+from pytest_physics.report.pages import hysteresis as hysteresis_page
+from pytest_physics.report.pages import joule as joule_page
+from pytest_physics.report.pages import memory
+from pytest_physics.report.pages import roofline as roofline_page
+from pytest_physics.report.pages import routing as routing_page
+from pytest_physics.report.pages import routing_models as routing_models_page
+from pytest_physics.report.pages import sensor as sensor_section
+from pytest_physics.report.pages import signature as signature_page
+from pytest_physics.report.pages import stress as stress_page
 from pytest_physics.report.rows import GateRow, ResultRow, common_coordinates, gate_rows, in_order, result_rows
 from pytest_physics.report.summary import all_gates, coverage
 from pytest_physics.report.tables import Table

@@ -21,7 +21,7 @@ from pytest_physics.config import Settings, load_settings
 from pytest_physics.errors import ConfigurationError, RecordError
 from pytest_physics.experiments.routing_sweep import RoutingSweep, record_points, run_routing_sweep
 from pytest_physics.record.data import RecordedRun
-from pytest_physics.record.routing_recipes import Sweep
+from pytest_physics.record.leaves.routing import Sweep
 from pytest_physics.record.verify import verify_run
 from pytest_physics.routing.files import FileModel, parsed, read_json
 from pytest_physics.session import Plan, Session

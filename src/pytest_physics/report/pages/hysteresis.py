@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 
 from pytest_physics.metrology.hysteresis import Branch, Cycle
 from pytest_physics.record.data import RecordedRun
+from pytest_physics.record.leaves.stress import cycles_of
 from pytest_physics.record.schema import ResultRecord
-from pytest_physics.record.stress_recipes import cycles_of
 from pytest_physics.report import svg
 from pytest_physics.report.figures import RAW, Drawing
 from pytest_physics.report.format import count, plural, slug

@@ -31,11 +31,11 @@ from pytest_physics.metrology.refusal import RefusedError
 from pytest_physics.metrology.rle import headroom
 from pytest_physics.metrology.uncertainty import Component, Estimate, Gate, coverage_factor
 from pytest_physics.record.data import RunData
-from pytest_physics.record.imported_recipes import imported_checks
 from pytest_physics.record.joined import joined, steps_of, telemetry_columns
+from pytest_physics.record.leaves.imported import imported_checks
+from pytest_physics.record.leaves.window import host_gates_of
 from pytest_physics.record.registry import Parameters, exactly, leaf, phase_trace, provenance_of
 from pytest_physics.record.sensor_checks import no_value, not_tested, part
-from pytest_physics.record.window_recipes import host_gates_of
 
 IMPORTED = "import"
 """Kind of an instrument that another monitor recorded."""

@@ -16,7 +16,7 @@ from pytest_physics.metrology.uncertainty import Component, Estimate, coverage_f
 from pytest_physics.record.counter_evaluation import COUNTER_LEAVES
 from pytest_physics.record.data import RunData
 from pytest_physics.record.identification import timing_estimate
-from pytest_physics.record.memory_recipes import MEMORY_LEAVES
+from pytest_physics.record.leaves.memory import MEMORY_LEAVES
 from pytest_physics.record.registry import Leaf, Parameters, leaf, provenance_of
 from pytest_physics.record.schema import pauses_of
 from pytest_physics.record.sensor_checks import SENSOR_LEAVES

@@ -14,7 +14,7 @@ from pytest_physics.record.schema import ResultRecord
 from pytest_physics.report import svg
 from pytest_physics.report.figures import RAW, Drawing
 from pytest_physics.report.format import number, plural, slug
-from pytest_physics.report.stress_answers import named, shown_percent, side
+from pytest_physics.report.pages.stress_answers import named, shown_percent, side
 from pytest_physics.report.tables import Table
 
 UNDERSTANDING = (

@@ -20,7 +20,7 @@ from pytest_physics.errors import ChannelUnavailableError, PhysicsError
 from pytest_physics.metrology.memory import SPILL_FACTOR, Outcome, place
 from pytest_physics.metrology.uncertainty import Estimate
 from pytest_physics.record.data import RecordedRun
-from pytest_physics.record.memory_recipes import HELD, MEMORY_LEAVES, PARTS, Search, size_of
+from pytest_physics.record.leaves.memory import HELD, MEMORY_LEAVES, PARTS, Search, size_of
 from pytest_physics.record.reader import RunReader
 from pytest_physics.report import svg
 from pytest_physics.report.figures import RAW, Drawing

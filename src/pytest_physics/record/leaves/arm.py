@@ -17,11 +17,11 @@ from pytest_physics.metrology.parity import enough_updates, power_rise, temperat
 from pytest_physics.metrology.uncertainty import Component, Estimate, Gate, mean
 from pytest_physics.metrology.updates import distinct_updates
 from pytest_physics.record.data import RunData
+from pytest_physics.record.leaves.window import window_energy
 from pytest_physics.record.parity_checks import START_S, start_temperature
 from pytest_physics.record.registry import Parameters, leaf, provenance_of
 from pytest_physics.record.schema import WindowRecord
 from pytest_physics.record.window_energy import true_energy
-from pytest_physics.record.window_recipes import window_energy
 from pytest_physics.sampling.trace import FloatArray, Trace
 
 DECLARED_COLD = ", declared cold"

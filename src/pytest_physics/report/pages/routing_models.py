@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from pytest_physics.errors import PhysicsError
 from pytest_physics.record.data import RecordedRun
-from pytest_physics.record.routing_recipes import Sweep
+from pytest_physics.record.leaves.routing import Sweep
 from pytest_physics.record.schema import ResultRecord
 from pytest_physics.report import svg
 from pytest_physics.report.figures import RAW, Drawing
 from pytest_physics.report.format import number, percent, quantity
-from pytest_physics.report.routing_page import curve, statistic, sweep_of, usages
+from pytest_physics.report.pages.routing import curve, statistic, sweep_of, usages
 from pytest_physics.report.tables import Table
 
 UNDERSTANDING = (

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pytest_physics.metrology.uncertainty import Estimate, Recipe, coverage_factor
 from pytest_physics.record.data import RecordedRun
-from pytest_physics.record.history_recipes import rows_of
+from pytest_physics.record.leaves.history import rows_of
 from pytest_physics.record.recipes import evaluate
 from pytest_physics.record.schema import ResultRecord
 from pytest_physics.report import svg

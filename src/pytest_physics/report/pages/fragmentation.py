@@ -13,7 +13,7 @@ import numpy as np
 
 from pytest_physics.metrology.memory import inactive_split_share
 from pytest_physics.record.data import RecordedRun
-from pytest_physics.record.memory_recipes import state_of
+from pytest_physics.record.leaves.memory import state_of
 from pytest_physics.record.schema import AllocationRecord, ResultRecord
 from pytest_physics.report import svg
 from pytest_physics.report.figures import RAW, Drawing

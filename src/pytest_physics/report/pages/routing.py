@@ -1,6 +1,6 @@
 """The routing sweep in the report: points against the exact frontier, use and temperature over time, what a saving costs.
 
-Everything is drawn from the recorded tables through :mod:`~pytest_physics.record.routing_recipes`, the same code that computed the results.
+Everything is drawn from the recorded tables through :mod:`~pytest_physics.record.leaves.routing`, the same code that computed the results.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pytest_physics.metrology import routing
 from pytest_physics.metrology.routing_estimates import Statistic, mean_statistic
 from pytest_physics.metrology.uncertainty import Recipe
 from pytest_physics.record.data import RecordedRun
+from pytest_physics.record.leaves.routing import CURVES, QUANTITIES, Sweep, Usage
 from pytest_physics.record.recipes import evaluate
-from pytest_physics.record.routing_recipes import CURVES, QUANTITIES, Sweep, Usage
 from pytest_physics.record.schema import ResultRecord
 from pytest_physics.report import svg
 from pytest_physics.report.figures import RAW, Drawing

@@ -38,12 +38,12 @@ from pytest_physics.metrology.throttle import EVENT_CLASSES, KNOWN_BITS, EventCl
 from pytest_physics.metrology.uncertainty import Estimate, Gate
 from pytest_physics.metrology.updates import distinct_updates
 from pytest_physics.record.data import RunData
+from pytest_physics.record.leaves.window import host_gates_of
 from pytest_physics.record.registry import Leaf, Parameters, exactly, leaf, provenance_of
 from pytest_physics.record.scale import on_true_scale
 from pytest_physics.record.schema import WindowRecord
 from pytest_physics.record.sensor_checks import no_value, not_tested, part
 from pytest_physics.record.window_energy import idle_of
-from pytest_physics.record.window_recipes import host_gates_of
 from pytest_physics.sampling.trace import Trace
 
 CLASSES = (EventClass.THERMAL, EventClass.POWER, EventClass.EXTERNAL, EventClass.CONFIGURATION, EventClass.REFUSE_UNKNOWN)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from pytest_physics.errors import PhysicsError
 from pytest_physics.metrology.instability import RULES
 from pytest_physics.record.data import RecordedRun
-from pytest_physics.record.event_recipes import watched
+from pytest_physics.record.leaves.event import watched
 from pytest_physics.record.schema import ResultRecord
 from pytest_physics.report import svg
 from pytest_physics.report.figures import RAW, Drawing

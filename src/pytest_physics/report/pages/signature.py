@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from pytest_physics.errors import PhysicsError
 from pytest_physics.metrology.signature import UNITS, classify
 from pytest_physics.record.data import RecordedRun
+from pytest_physics.record.leaves.signature import replicates_of, workloads_of
 from pytest_physics.record.schema import ResultRecord
-from pytest_physics.record.signature_recipes import replicates_of, workloads_of
 from pytest_physics.report import svg
 from pytest_physics.report.figures import RAW, Drawing
 from pytest_physics.report.format import ABSENT, plural, quantity, shown_unit, slug

@@ -16,8 +16,8 @@ from pytest_physics.metrology.host import HOST_LIMITS, canary_gate, host_gates
 from pytest_physics.metrology.quality import Provenance, Quality
 from pytest_physics.metrology.uncertainty import Component, Estimate, Gate, coverage_factor
 from pytest_physics.metrology.updates import distinct_updates
-from pytest_physics.record.baseline_recipes import assess_baseline
 from pytest_physics.record.data import RunData
+from pytest_physics.record.leaves.baseline import assess_baseline
 from pytest_physics.record.registry import Parameters, exactly, leaf, provenance_of
 from pytest_physics.record.repetition_energy import latency_estimate, phase_average, repetitions_of
 from pytest_physics.record.schema import BaselineRecord, WindowRecord

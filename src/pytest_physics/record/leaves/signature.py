@@ -34,10 +34,10 @@ from pytest_physics.metrology.signature import (
 from pytest_physics.metrology.uncertainty import Component, Estimate, Gate, coverage_factor
 from pytest_physics.record.data import RunData
 from pytest_physics.record.joined import power_of
+from pytest_physics.record.leaves.window import host_gates_of
 from pytest_physics.record.registry import Parameters, exactly, leaf, provenance_of
 from pytest_physics.record.schema import WindowRecord
 from pytest_physics.record.sensor_checks import no_value, not_tested, part
-from pytest_physics.record.window_recipes import host_gates_of
 
 GRID_S = 0.5
 """Rows of a span; the spectrum reaches to half its inverse."""

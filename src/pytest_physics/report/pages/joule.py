@@ -20,7 +20,7 @@ from pytest_physics.metrology import token_units
 from pytest_physics.metrology.curves import best_under_limit, pareto_front
 from pytest_physics.metrology.uncertainty import Estimate, Recipe
 from pytest_physics.record.data import RecordedRun
-from pytest_physics.record.price_recipes import TO_ADD, source_of
+from pytest_physics.record.leaves.price import TO_ADD, source_of
 from pytest_physics.record.recipes import evaluate
 from pytest_physics.record.schema import ResultRecord
 from pytest_physics.report import svg

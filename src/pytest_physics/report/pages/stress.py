@@ -14,7 +14,7 @@ from pytest_physics.report import svg
 from pytest_physics.report.envelope import drawn_line
 from pytest_physics.report.figures import BUCKETS, RAW, Drawing
 from pytest_physics.report.format import ABSENT, count, duration, number, percent, plural, slug
-from pytest_physics.report.stress_answers import answers, named, shown, shown_percent
+from pytest_physics.report.pages.stress_answers import answers, named, shown, shown_percent
 from pytest_physics.report.tables import Table
 
 LEFT_OUT = "stress-left-out"

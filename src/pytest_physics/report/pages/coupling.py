@@ -14,10 +14,10 @@ from pytest_physics.errors import PhysicsError
 from pytest_physics.metrology.autocorrelation import FloatArray
 from pytest_physics.metrology.coupling import WORDS
 from pytest_physics.metrology.instability import INSTABILITY, events
-from pytest_physics.record.coupling_recipes import coupling_of
 from pytest_physics.record.data import RecordedRun
-from pytest_physics.record.event_recipes import watched
 from pytest_physics.record.joined import EFFICIENCY, LOGGED, POWER, STEP_TIME, Steps, joined, steps_of, telemetry_columns
+from pytest_physics.record.leaves.coupling import coupling_of
+from pytest_physics.record.leaves.event import watched
 from pytest_physics.record.schema import ResultRecord
 from pytest_physics.report import svg
 from pytest_physics.report.envelope import drawn_line

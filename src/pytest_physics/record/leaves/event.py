@@ -40,10 +40,10 @@ from pytest_physics.metrology.rle import event_free_share, share_components
 from pytest_physics.metrology.uncertainty import Component, Estimate, Gate, coverage_factor
 from pytest_physics.record.data import RunData
 from pytest_physics.record.joined import power_of
+from pytest_physics.record.leaves.window import host_gates_of
 from pytest_physics.record.registry import Parameters, exactly, leaf, provenance_of
 from pytest_physics.record.sensor_checks import no_value, not_tested, part
 from pytest_physics.record.window_energy import idle_of
-from pytest_physics.record.window_recipes import host_gates_of
 
 VIRTUAL = "virtual"
 """Clocks of simulated devices begin with this word."""
