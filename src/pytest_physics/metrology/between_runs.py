@@ -10,7 +10,7 @@ mean by chance with
 
 Errors of the device's common scale belong to neither u nor u_i: they are the same in all runs of one device.
 
-Assumes independent, normal runs. Heavy tails make it conservative; a history that wanders makes it optimistic (docs/regression-study.md).
+Assumes independent, normal runs. Heavy tails and a history that wanders make it optimistic, by how much says docs/regression-study.md.
 One new run cannot do better than ``Φ(c/σ/√(1 + 1/n) − 1.96)`` for a change c, whatever the test.
 
 Reference: JCGM 100:2008, 4.2 and G.4.1; Hahn and Meeker, "Statistical Intervals", 1991, 4.8 (prediction intervals).
