@@ -96,10 +96,10 @@ def test_a_fault_makes_the_claim_invalid_and_says_why(tmp_path, case):
 def test_a_reset_counter_is_no_negative_energy(tmp_path):
     """Zeus says −48 GJ: the counter refuses, and the power integral, which needs no counter, still speaks."""
     fault = {"kind": "counter_reset", "start_s": WORK_AT_S + 2}
-    by_counter = worked(tmp_path, fault, claim=lambda w: w._instrument.energy(w, estimator="counter").net <= 1e4)
+    by_counter = worked(tmp_path, fault, claim=lambda w: w.instrument.energy(w, estimator="counter").net <= 1e4)
     assert by_counter.verdict is Verdict.INVALID
     assert "the energy counter went backwards inside the window" in by_counter.reason
-    assert worked(tmp_path, fault, claim=lambda w: w._instrument.energy(w, estimator="power").net <= 1e4).verdict is Verdict.VALIDATED
+    assert worked(tmp_path, fault, claim=lambda w: w.instrument.energy(w, estimator="power").net <= 1e4).verdict is Verdict.VALIDATED
 
 
 def test_some_failed_reads_cost_little(tmp_path):

@@ -259,7 +259,7 @@ class TrainingSettings(Section):
 
     shape: Literal["tiny", "distilgpt2", "llama-lora"] = "tiny"
     """Model that is trained on real devices."""
-    steps: int = Field(default=300, ge=30)
+    steps: int = Field(default=900, ge=30)
     """Steps of one training on a real device."""
     replicate_share: float = Field(default=0.1, gt=0, le=1)
     """Share of the steps that a repeated training takes; 1 also gives the noise floor."""

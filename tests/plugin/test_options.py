@@ -103,10 +103,10 @@ def test_the_command_line_beats_the_file_and_the_file_beats_the_ini(project, opt
 @pytest.mark.parametrize(
     ("options", "file", "ini", "expected"),
     [
-        (["--physics-profile=publish"], "profile = 'standard'", "physics_profile = quick", ("publish", 25)),
-        ([], "profile = 'standard'", "physics_profile = quick", ("standard", 15)),
-        ([], "", "physics_profile = publish", ("publish", 25)),
-        ([], "", "", ("quick", 11)),
+        (["--physics-profile=publish"], "profile = 'standard'", "physics_profile = quick", ("publish", 26)),
+        ([], "profile = 'standard'", "physics_profile = quick", ("standard", 16)),
+        ([], "", "physics_profile = publish", ("publish", 26)),
+        ([], "", "", ("quick", 12)),
         ([], "[experiment]\nrepetitions = 7", "physics_profile = publish", ("publish", 7)),
     ],
 )
@@ -193,7 +193,7 @@ def test_markers_are_listed_with_their_signatures(project):
     result = project.run("--markers", physics=False)
     result.stdout.fnmatch_lines(["@pytest.mark.claim(statement=None, *, id=None, requires=()): *"])
     result.stdout.fnmatch_lines(["@pytest.mark.needs([*]channels): *"])
-    result.stdout.fnmatch_lines(["@pytest.mark.energy_budget(joules, *, instrument='gpu', net=False): *"])
+    result.stdout.fnmatch_lines(["@pytest.mark.energy_budget(joules, *, instrument='gpu', net=False, per=None): *"])
 
 
 def test_the_plugin_can_be_switched_off(project):
