@@ -215,7 +215,7 @@ def test_one_named_point_is_recorded_without_results(tmp_path):
 
 
 def test_the_page_draws_every_figure_and_the_same_again(recorded):
-    """Four figures and two tables from the run directory alone; a figure drawn twice is the same."""
+    """Four figures and three tables from the run directory alone; a figure drawn twice is the same."""
     session, _, _ = recorded
     run = RecordedRun(session.path)
     drawn = routing_page.drawings(run, run.reader.results)
@@ -223,7 +223,10 @@ def test_the_page_draws_every_figure_and_the_same_again(recorded):
     assert all(drawing.svg for drawing in drawn)
     again = routing_page.saving_figure(routing_page.sweep_of(RecordedRun(session.path), run.reader.results))
     assert again.svg == drawn[3].svg
-    assert len(routing_page.tables(run, run.reader.results)) == 2
+    *_, published = tables = routing_page.tables(run, run.reader.results)
+    assert len(tables) == 3
+    assert {verdict for _, verdict, _ in published.rows} == {"REFUTED"}
+    assert any("-12.72%" in reason for _, _, reason in published.rows)
 
 
 def test_temperatures_that_do_not_act_are_not_drawn(recorded):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pytest_physics.errors import PhysicsError
 from pytest_physics.metrology import routing
 from pytest_physics.metrology.routing_estimates import Statistic, mean_statistic
+from pytest_physics.metrology.routing_published import refutations
 from pytest_physics.metrology.uncertainty import Recipe
 from pytest_physics.record.data import RecordedRun
 from pytest_physics.record.leaves.routing import CURVES, QUANTITIES, Sweep, Usage
@@ -269,13 +270,28 @@ def saving_figure(sweep: Sweep) -> Drawing:
 
 
 def tables(run: RecordedRun, results: Sequence[ResultRecord]) -> Sequence[Table]:
-    """What a saving costs with each router; energy early, middle and late."""
+    """What a saving costs with each router; energy early, middle and late; the published claims and why they do not hold."""
+    published = [_published_table(run, table) for table in run.reader.tables if table.startswith("routing-published-")]
     sweep = sweep_of(run, results)
     if isinstance(sweep, str):
-        return []
+        return published
     parameters = next(p.parameters for r in results for p in Recipe.from_json(r.recipe).leaves() if "points" in p.parameters)
     shared = {key: parameters[key] for key in ("points", "experts", "half", "half_experts", "whole", "whole_experts") if key in parameters}
-    return [_price_table(run, sweep, shared), _phase_table(sweep)]
+    return [_price_table(run, sweep, shared), _phase_table(sweep), *published]
+
+
+def _published_table(run: RecordedRun, table_id: str) -> Table:
+    """Each published claim with what the recorded counts say of it."""
+    rows = run.table(table_id)
+    experts = sorted((name for name in rows.dtype.names or () if name.startswith("slots_")), key=lambda name: int(name.partition("_")[2]))
+    counts = np.stack([rows[name] for name in experts], axis=1)
+    sweep = {float(row["lambda"]): counts[i] for i, row in enumerate(rows) if row["study"] == "sweep"}
+    gates = refutations(counts[list(rows["study"]).index("run")], sweep)
+    return Table(
+        caption="The published experiment: what it claims or rests on, and what its own counts and its own router say",
+        columns=("Published claim", "Verdict", "Reason"),
+        rows=[(gate.name, "VALIDATED" if gate.passed else "REFUTED", gate.reason) for gate in gates],
+    )
 
 
 def _price_table(run: RecordedRun, sweep: Sweep, shared: dict[str, object]) -> Table:
