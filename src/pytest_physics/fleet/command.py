@@ -19,6 +19,9 @@ class EngineSilentError(EngineError):
 UNREACHABLE = ("Unable to contact slurm controller", "Connection refused", "Socket timed out", "Zero Bytes were transmitted")
 """What Slurm's commands print where the controller is dead."""
 
+UNCONFIGURED = ("Could not establish a configuration source", "fetch_config")
+"""What they print on a machine that belongs to no cluster."""
+
 
 def answer(command: Sequence[str], *, timeout_s: float) -> str:
     """Standard output of ``command``; raises :class:`EngineSilentError` or :class:`EngineError` with what the program said."""
@@ -36,4 +39,8 @@ def answer(command: Sequence[str], *, timeout_s: float) -> str:
     said = " ".join((done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").split())
     if any(text in said for text in UNREACHABLE):
         raise EngineSilentError(f"the Slurm controller does not answer ('{name}': {said}); ask 'scontrol ping', and try again.")
+    if any(text in said for text in UNCONFIGURED):
+        raise EngineError(
+            f"'{name}' is installed, and this machine belongs to no cluster (no slurm.conf): go to one, or add --executor local."
+        )
     raise EngineError(f"'{name}' refused: {said}.")

@@ -138,7 +138,7 @@ def _read(files: Sequence[Path], utc_offset_h: float | None) -> tuple[list[Sessi
     notes: list[Note] = []
     for path in files:
         if path.suffix.lower() not in READERS:
-            raise ConfigurationError(f"{path} is neither a session (.csv) nor a training log (.json).")
+            raise ConfigurationError(f"{path} is neither a session (.csv) nor a training log (.json); give such files.")
         try:
             found = READERS[path.suffix.lower()](path, utc_offset_h=utc_offset_h)
         except RecordError as error:
