@@ -9,7 +9,8 @@ with a distribution-free interval of at least 95 % (order statistics, binomial).
 Verdicts are those of the product, and the README's way to install is judged: VALIDATED (exit 0) when the whole interval lies at or below
 the limit, REFUTED (1) when it lies above, INCONCLUSIVE (10) when it straddles. INVALID (10) when the control's median ratio leaves 0.99 to
 1.01: then the machine is too restless to see an effect of this size. Wall times are those of one machine; only the ratios are meant to be
-compared.
+compared. Where valgrind is installed, ``--instructions`` counts the instructions of one start-up in each environment instead: no machine
+disturbs them, but they know nothing of the disk.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import argparse
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -145,6 +147,26 @@ def start_up_s(command: Sequence[str]) -> float:
     return elapsed_ns / 1e9
 
 
+def instructions(command: Sequence[str]) -> int:
+    """Instructions of one start-up, counted by callgrind; a first start without it has compiled everything."""
+    start_up_s(command)
+    with tempfile.TemporaryDirectory() as empty:
+        counted = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", *command]
+        done = subprocess.run(counted, check=False, capture_output=True, text=True, cwd=empty, env=_environment())
+    found = re.search(r"refs:\s+([\d,]+)", done.stderr)
+    if found is None:
+        raise RuntimeError(f"valgrind ended with {done.returncode} and counted nothing:\n{done.stderr}")
+    return int(found.group(1).replace(",", ""))
+
+
+def count(commands: Mapping[str, Sequence[str]]) -> int:
+    """Print the instructions of every environment, and their ratios; 1 where the limit is passed."""
+    counts = {name: instructions(command) for name, command in commands.items()}
+    for name, value in counts.items():
+        print(f"{name:14} {value / 1e6:8.1f} million instructions, / plain {value / counts[PLAIN]:.4f}")
+    return int(counts[PLUGIN] / counts[PLAIN] > LIMIT)
+
+
 def measure(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, list[float]]:
     """Interleaved rounds, each in a new order; the first :data:`WARM_UP_ROUNDS` are not kept."""
     order, shuffle = list(commands), random.Random(SEED)
@@ -162,6 +184,7 @@ def main() -> int:
     """Build, measure, judge, print; the exit code is the verdict's."""
     parser = argparse.ArgumentParser(description="start-up cost of the inactive plugin", allow_abbrev=False)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"interleaved rounds, at least 9 (default: {ROUNDS})")
+    parser.add_argument("--instructions", action="store_true", help="count instructions with valgrind instead of timing rounds")
     parser.add_argument("--json", type=Path, help="also write times and result to this file")
     options = parser.parse_args()
     if options.rounds < 9:
@@ -169,6 +192,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="pytest-physics-startup-") as home:
         print("building four environments …", flush=True)
         commands = build_environments(Path(home))
+        if options.instructions:
+            return count(commands)
         print(f"{options.rounds} rounds of: python {' '.join(COMMAND)}", flush=True)
         times_s = measure(commands, options.rounds)
     result = judge(times_s)
