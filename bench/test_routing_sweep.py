@@ -160,7 +160,7 @@ def test_published_run_lies_in_its_spread(published, judge):
 @pytest.mark.claim("The published router, on our gates and field, takes more energy at λ = 0.5 than at 0, and more with larger batches")
 def test_published_router_seeks_energy(sweep, judge):
     judge(sweep.of("published", 0.5, "change of energy") > 0)
-    judge(sweep.batch_size("published") < -0.04)
+    judge(sweep.batch_size("published") < 0)
 
 
 @pytest.mark.claim("Published as trained at test time, the router changes no parameter")

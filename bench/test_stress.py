@@ -18,6 +18,9 @@ INSTRUMENTS = ("gpu", "cpu")
 HOT_SLOWDOWN_C = 65.0
 """The control card slows down from here on, in reach of its load."""
 
+LONG_ENOUGH_S = 30.0
+"""A drift of latency on a host that others use shows in less than this who else is there."""
+
 
 class Stressed:
     """The study of one instrument: its model, its matrix, and what was sustained on it, measured when first asked for."""
@@ -77,7 +80,10 @@ def test_decodes_last(stressed, judge):
 
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 @pytest.mark.claim("Under sustained load the last third of the calls takes at most 5 % longer than the first")
-def test_latency_does_not_drift(stressed, phase, judge):
+def test_latency_does_not_drift(rig, stressed, phase, judge):
+    load_s = rig.settings.stress.host_sustain_s
+    if stressed.instrument.name == "cpu" and load_s < LONG_ENOUGH_S:
+        pytest.skip(f"{load_s:g} s of load show the host's other work, not heat: at least {LONG_ENOUGH_S:g} s, --physics-profile standard")
     judge(stressed.sustained(phase).latency_drift <= 0.05)
 
 
