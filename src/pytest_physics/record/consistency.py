@@ -8,6 +8,7 @@ the manifest, and by the digests that the report names.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -38,6 +39,9 @@ from pytest_physics.sampling.trace import Trace
 START_TOLERANCE_S = 60.0
 """The id of a run is minted this much before its start is recorded, at most."""
 
+MINTED = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}$")
+"""Names of run directories as they are made; a run that is published under another name keeps its id."""
+
 
 def kind_of(record: InstrumentRecord) -> str:
     """Kind of device: ``nvml``, ``cpu``, ``twin`` or ``replay``."""
@@ -50,7 +54,10 @@ def header(run: RecordedRun) -> Items:
     simulated = any(kind_of(instrument) == "twin" for instrument in record.instruments.values())
     said = {
         "config_sha256": (record.config_sha256, run.settings.digest()),
-        "run_id": (record.run_id, run.reader.path.name),
+        "run_id": (
+            record.run_id,
+            name if MINTED.match(name := run.reader.path.resolve().name) else record.run_id,
+        ),  # published under another
         "profile": (record.profile, run.settings.profile),
         "state": (record.state, state_after(record.end_reason)),
         "ended_utc": (record.ended_utc is not None, record.state != "running"),

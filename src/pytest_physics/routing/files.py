@@ -89,6 +89,9 @@ class Usage(FileModel):
                     raise ValueError(f"batch {number} of '{name}' has no slot at all; leave it out")
         if self.sweep is not None and len({point.lambda_per_j for point in self.sweep}) < 2:
             raise ValueError("a sweep needs at least two different 'lambda_per_j'")
+        totals = {round(sum(map(sum, rows(point.usage)))) for point in self.sweep or ()}
+        if len(totals) > 1:
+            raise ValueError(f"every usage of a sweep routes the same slots, tokens × k each (got totals of {sorted(totals)})")
         return self
 
 
