@@ -35,7 +35,11 @@ GAUGES: tuple[tuple[str, str, Value], ...] = (
     ("memory_clock_hertz", "Clock of the memory", lambda r: r.value("memory_clock_hz")),
     ("utilisation_ratio", "Share of time with work on the device", lambda r: r.value("utilisation_ratio", "utilisation_cpu_ratio")),
     ("memory_used_bytes", "Device memory in use", lambda r: r.value("memory_used_bytes")),
-    ("temperature_limit_celsius", "Temperature at which the device slows down, or the setting soak.trip_c where the device states none", lambda r: r.limit_c),
+    (
+        "temperature_limit_celsius",
+        "Temperature at which the device slows down, or the setting soak.trip_c where the device states none",
+        lambda r: r.limit_c,
+    ),
     ("headroom_celsius", "Temperature below the limit", _of_headroom(lambda room: room.headroom_c)),
     ("temperature_slope_celsius_per_minute", "Slope of the temperature", _of_headroom(lambda room: room.slope.value)),
     ("temperature_slope_low_celsius_per_minute", "Lower end of its 95 % interval", _of_headroom(lambda room: room.slope.low)),
