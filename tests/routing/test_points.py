@@ -17,6 +17,7 @@ from pytest_physics.errors import ConfigurationError, PhysicsError, RecordError
 from pytest_physics.record.data import RecordedRun
 from pytest_physics.record.verify import verify_run
 from pytest_physics.record.writer import renew_manifest
+from pytest_physics.routing.command import run_plan
 from pytest_physics.routing.points import PointsFile, grid, merge, points_text, read_points, run_point
 
 ROOT = Path(__file__).parents[2]
@@ -253,3 +254,15 @@ def test_the_script_is_one_that_sbatch_reads():
     assert lines[0] == "#!/bin/bash"
     assert max(directives) < first
     assert subprocess.run(["bash", "-n", str(SCRIPT)], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"lambdas": "0,0"}, "names a λ twice"), ({"field": "publishd"}, r"no thermal field 'publishd' \(did you mean 'published'\?\)")],
+)
+def test_a_plan_that_no_point_could_run_is_not_written(tmp_path, options, message):
+    """Better here than in every task of an array."""
+    chosen = {"routers": "penalised", "lambdas": "0,0.5", "gates": 2, "batches": 20, "field": "published", **options}
+    with pytest.raises(ConfigurationError, match=message):
+        run_plan(tmp_path / "points.json", **chosen)
+    assert not (tmp_path / "points.json").exists()

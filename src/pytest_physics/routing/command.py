@@ -7,7 +7,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_physics.errors import ConfigurationError, RecordError
+from pytest_physics.errors import ConfigurationError, RecordError, nearest
+from pytest_physics.metrology.thermal_field import FIELDS
 from pytest_physics.routing.files import read, read_lambda
 from pytest_physics.routing.judge import judge
 from pytest_physics.routing.terminal import as_json, lines
@@ -52,6 +53,10 @@ def run_plan(path: Path, *, routers: str, lambdas: str, gates: int, batches: int
     strengths = [read_lambda(text, (0.0, 0.0)) for text in _parts(lambdas)]
     if 0.0 not in strengths:
         raise ConfigurationError(f"'--lambdas {lambdas}' has no 0: every router needs its control with λ = 0; add it.")
+    if len(set(strengths)) < len(strengths):
+        raise ConfigurationError(f"'--lambdas {lambdas}' names a λ twice: each point runs once; take one out.")
+    if field not in FIELDS:
+        raise ConfigurationError(f"there is no thermal field '{field}'{nearest(field, FIELDS)}; fields are {', '.join(FIELDS)}.")
     points = grid(_parts(routers), strengths, gates)
     write(path, points_text(PointsFile(field=field, batches=batches, block=max(1, batches // 20), points=points)))
     read_points(path)
