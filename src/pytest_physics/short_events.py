@@ -252,7 +252,7 @@ def _plan(event: _Event, single: Window, end_ns: int) -> _Plan:
     if event_s <= 0:
         raise ValueError(
             f"'{single.name}' took no time on the clock of '{instrument.name}', so it cannot be repeated: a twin's clock moves only when a "
-            "twin's workload runs (pytest_physics.workloads.select.steady_load_for makes one)."
+            "twin's workload runs (pytest_physics.workloads.select.steady_load_for(rig.gpu.device) makes one)."
         )
     quiet_s = _quiet_s(instrument)
     slowest_s = max(sensor.update_period_s, sensor.effective_window_s) if sensor else 0.1

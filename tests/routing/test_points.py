@@ -18,7 +18,8 @@ from pytest_physics.record.data import RecordedRun
 from pytest_physics.record.verify import verify_run
 from pytest_physics.record.writer import renew_manifest
 from pytest_physics.routing.command import run_plan
-from pytest_physics.routing.points import PointsFile, grid, merge, points_text, read_points, run_point
+from pytest_physics.routing.points import PointsFile, _left_out, grid, merge, points_text, read_points, run_point
+from pytest_physics.workloads.routing_simulation import Point
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "slurm" / "routing_sweep.sbatch"
@@ -266,3 +267,21 @@ def test_a_plan_that_no_point_could_run_is_not_written(tmp_path, options, messag
     with pytest.raises(ConfigurationError, match=message):
         run_plan(tmp_path / "points.json", **chosen)
     assert not (tmp_path / "points.json").exists()
+
+
+def test_a_plan_does_not_replace_another(tmp_path):
+    """Runs may have been made from it."""
+    path = tmp_path / "points.json"
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="exists already"):
+        run_plan(path, routers="penalised", lambdas="0,0.5", gates=2, batches=20, field="published")
+    assert path.read_text(encoding="utf-8") == "{}"
+
+
+def test_a_part_of_a_sweep_says_what_is_left_out():
+    """A router without a λ that another has is named; a whole sweep says nothing."""
+    whole = grid(["penalised", "published"], [0.0, 0.5], 2)
+    points = [Point.parse(str(point)) for point in (Point(router=p.router, per_joule=p.lambda_per_j, gate=p.gate) for p in whole)]
+    assert list(_left_out(points)) == []
+    (said,) = _left_out([point for point in points if point.router == "penalised" or not point.per_joule])
+    assert "'published' at λ = 0.5 /J" in said

@@ -57,6 +57,8 @@ def run_plan(path: Path, *, routers: str, lambdas: str, gates: int, batches: int
         raise ConfigurationError(f"'--lambdas {lambdas}' names a λ twice: each point runs once; take one out.")
     if field not in FIELDS:
         raise ConfigurationError(f"there is no thermal field '{field}'{nearest(field, FIELDS)}; fields are {', '.join(FIELDS)}.")
+    if path.exists():
+        raise ConfigurationError(f"{path} exists already, and runs may have been made from it: name another file, or remove it.")
     points = grid(_parts(routers), strengths, gates)
     write(path, points_text(PointsFile(field=field, batches=batches, block=max(1, batches // 20), points=points)))
     read_points(path)

@@ -8,7 +8,7 @@ that are incomplete or do not follow from their own artifacts, two different res
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -172,7 +172,7 @@ def merge(paths: Sequence[Path], *, runs: Path, root: Path, command: Sequence[st
         reason = "finished"
     finally:
         report = session.finish(reason, publish=build_report)
-    return Merged(path=session.path, report=report, lines=(f"{len(names)} points of {len(parts)} runs", *lines))
+    return Merged(path=session.path, report=report, lines=(f"{len(names)} points of {len(parts)} runs", *_left_out(names), *lines))
 
 
 def _part(path: Path) -> Part:
@@ -255,6 +255,16 @@ def _whole_grid(points: Sequence[Point]) -> None:
             f"the runs have different seeds: {', '.join(missing[:SHOWN])}{more} missing; every λ needs the gates of its control λ = 0. "
             "Run these points, and merge then."
         )
+
+
+def _left_out(points: Sequence[Point]) -> Iterator[str]:
+    """A sentence for each router without a λ that another has: as a sweep of its own it is whole, as a part of one it is not."""
+    strengths = {point.per_joule for point in points}
+    for router in dict.fromkeys(point.router for point in points):
+        missing = sorted(strengths - {0.0} - {point.per_joule for point in points if point.router == router})
+        if missing:
+            shown = ", ".join(f"{x:g}" for x in missing)
+            yield f"left out: '{router}' at λ = {shown} /J, which other routers have; run these points and merge again for a whole sweep"
 
 
 def _tabulated(session: Session, points: NDArray[np.void], parts: Sequence[Part]) -> dict[str, str]:

@@ -179,7 +179,7 @@ def time_figure(sweep: Sweep, per_joule: float) -> Drawing:
         drawn = svg.inline(figure, prefix=key, label="Use of the costly experts, diversity and energy over the batches")
     caption = (
         f"All gates together, λ = {number(per_joule)} /J (routers without λ as they are); dashed: uniform routing. Trained and balancing "
-        f"routers settle in the first half, which no result uses. Energy rises with temperature. {RAW}"
+        f"routers settle in the first half, which no result uses. {'Energy rises with temperature. ' if sweep.acts else ''}{RAW}"
     )
     return Drawing(id=key, svg=drawn, caption=caption)
 
