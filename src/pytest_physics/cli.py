@@ -1,7 +1,8 @@
-"""The command line: ``pytest-physics doctor | verify | report | export | calibrate | audit``."""
+"""The command line, ``pytest-physics``: each command imports what it needs when it runs."""
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,9 +77,12 @@ def report(run: RunArgument) -> None:
     from pytest_physics.record.writer import renew_manifest
     from pytest_physics.report.build import build_report
 
-    with _artifacts(run):
-        found = verify_run(run)
-        typer.echo(build_report(run))
+    with _artifacts(run) as whole:
+        found = verify_run(whole)
+        built = build_report(whole)
+        if whole != run:
+            shutil.copyfile(built, run / REPORT)
+    typer.echo(run / REPORT)
     renew_manifest(run, REPORT)
     wrong = [finding for finding in found.findings if REPORT not in finding.where]
     if wrong:
@@ -95,9 +99,21 @@ def export(
     """Write RUN in other formats: TR122's CSV and JSONL schemas, Parquet."""
     from pytest_physics.record.export import export_run
 
-    with _artifacts(run):
-        for path in export_run(run, output, formats=tuple(part.strip() for part in formats.split(",") if part.strip())):
+    with _artifacts(run) as whole:
+        for path in export_run(whole, output, formats=tuple(part.strip() for part in formats.split(",") if part.strip())):
             typer.echo(path)
+
+
+@app.command()
+def publish(
+    run: RunArgument,
+    target: Annotated[Path, typer.Argument(help="a new or empty directory for the copy", metavar="TARGET")],
+) -> None:
+    """Copy RUN to TARGET for others: its arrays packed, all else as it is; TARGET is small, and verifies."""
+    from pytest_physics.record.publish import publish_run
+
+    typer.echo(publish_run(run, target))
+    typer.echo("its arrays are packed: our commands read them so, 'xz -d *.xz' unpacks them for other tools")
 
 
 @app.command()
@@ -112,9 +128,9 @@ def calibrate(  # noqa: PLR0917 -- typer calls it by keyword
     """Calibrate a power channel with a reference meter that recorded RUN; later runs on that device correct their readings."""
     from pytest_physics.record.meter import calibrate_run
 
-    with _artifacts(run):
+    with _artifacts(run) as whole:
         found = calibrate_run(
-            run, meter, time_column=time_column, power_column=power_column, instrument=instrument, u_meter=meter_uncertainty
+            whole, meter, time_column=time_column, power_column=power_column, instrument=instrument, u_meter=meter_uncertainty
         )  # fmt: skip
     scale, place = found.calibration, found.alignment
     ahead = "" if found.clock_difference_s is None else f"; its clock is {found.clock_difference_s:+.4f} s from the host's"
@@ -220,10 +236,13 @@ def doctor() -> None:
 
 
 @contextmanager
-def _artifacts(run: Path) -> Iterator[None]:
-    """Records that contradict one another break arithmetic anywhere: one line, not a traceback."""
+def _artifacts(run: Path) -> Iterator[Path]:
+    """The run, unpacked where it is packed. Records that contradict one another break arithmetic anywhere: one line, not a traceback."""
+    from pytest_physics.record.packed import unpacked
+
     try:
-        yield
+        with unpacked(run) as whole:
+            yield whole
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise RecordError(
             f"the artifacts of {run} contradict one another ({type(error).__name__}: {error}); 'pytest-physics verify {run}' says where."

@@ -14,6 +14,7 @@ from pytest_physics.audit.page import render
 from pytest_physics.audit.runs import audit_run
 from pytest_physics.audit.terminal import audit_lines
 from pytest_physics.errors import ConfigurationError, RecordError
+from pytest_physics.record.packed import unpacked
 
 MAX_WIDTH = 120
 
@@ -50,7 +51,8 @@ def _audited(statements: Path | None, run: Path | None, data: Path | None) -> Au
     if (statements is None) == (run is None):
         raise ConfigurationError("give either a statements file or --run with a run directory, and not both.")
     if run is not None:
-        return audit_run(run)
+        with unpacked(run) as whole:
+            return audit_run(whole)
     if data is not None and not data.is_dir():
         raise ConfigurationError(f"--data {data} is not a directory; give the directory of the attached files.")
     if statements is None:

@@ -27,6 +27,7 @@ from pytest_physics.metrology.decision import MIN_DOF, Verdict
 from pytest_physics.metrology.forensics import series
 from pytest_physics.metrology.forensics.finding import Printed
 from pytest_physics.metrology.quality import BILLABLE_RELATIVE_UNCERTAINTY, GOOD_RELATIVE_UNCERTAINTY, Quality
+from pytest_physics.record.consistency import id_in_name
 from pytest_physics.record.data import RecordedRun
 from pytest_physics.record.reader import RUN, RunReader
 from pytest_physics.record.schema import BaselineRecord, ClaimRecord, EstimateRecord, ResultRecord, pauses_of
@@ -266,8 +267,8 @@ def expected_verdict(record: ClaimRecord, judged: Mapping[str, Verdict]) -> Verd
 
 
 def _identity(run: RecordedRun) -> Iterator[Found]:
-    values: dict[str, Printed | str] = {"run.json": run.reader.run.run_id, "directory": run.reader.path.resolve().name}
-    yield "facts", "run-id", _fact("Id of the run", "run.json", values)
+    if carried := id_in_name(run.reader.path):
+        yield "facts", "run-id", _fact("Id of the run", "run.json", {"run.json": run.reader.run.run_id, "directory": carried})
 
 
 def _traces(run: RecordedRun) -> Iterator[Examined]:

@@ -138,6 +138,8 @@ def _trace_path(path: Path, instrument: str | None) -> Path:
     if not path.exists():
         raise DeviceUnavailableError(f"there is no recording at {path}; give a trace-<instrument>.npy or a run directory.")
     traces = {trace.stem.removeprefix("trace-"): trace for trace in sorted(path.glob("trace-*.npy"))}
+    if not traces and any(path.glob("trace-*.npy.xz")):
+        raise DeviceUnavailableError(f"the traces of {path} are packed; unpack a copy of it with 'xz -d *.xz' and replay that.")
     if not traces:
         raise DeviceUnavailableError(f"{path} holds no trace-<instrument>.npy; give a run directory or a trace file.")
     if instrument is None and len(traces) == 1:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,12 @@ MINTED = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}$")
 """Names of run directories as they are made; a run that is published under another name keeps its id."""
 
 
+def id_in_name(path: Path) -> str | None:
+    """The run id that the directory's name carries, None under a name of its own."""
+    name = path.resolve().name
+    return name if MINTED.match(name) else None
+
+
 def kind_of(record: InstrumentRecord) -> str:
     """Kind of device: ``nvml``, ``cpu``, ``twin`` or ``replay``."""
     return record.spec.partition(":")[0]
@@ -54,10 +61,7 @@ def header(run: RecordedRun) -> Items:
     simulated = any(kind_of(instrument) == "twin" for instrument in record.instruments.values())
     said = {
         "config_sha256": (record.config_sha256, run.settings.digest()),
-        "run_id": (
-            record.run_id,
-            name if MINTED.match(name := run.reader.path.resolve().name) else record.run_id,
-        ),  # published under another
+        "run_id": (record.run_id, id_in_name(run.reader.path) or record.run_id),
         "profile": (record.profile, run.settings.profile),
         "state": (record.state, state_after(record.end_reason)),
         "ended_utc": (record.ended_utc is not None, record.state != "running"),

@@ -25,6 +25,7 @@ from pytest_physics.record.correction import correction_of
 from pytest_physics.record.data import RecordedRun
 from pytest_physics.record.finding import Finding, Items, differences
 from pytest_physics.record.leaves.baseline import baseline_record
+from pytest_physics.record.packed import unpacked
 from pytest_physics.record.recipes import evaluate, evidence, gates_of, labels_behind, true_value
 from pytest_physics.record.schema import (
     ClaimRecord,
@@ -66,8 +67,12 @@ class Verification:
 
 
 def verify_run(path: Path) -> Verification:
-    """Check the run directory at ``path``; raises ``RecordError`` only where it is no run directory, or its ``run.json`` cannot be read."""
-    run = RecordedRun(path)
+    """Check the run directory at ``path``, packed or not; raises ``RecordError`` only where its ``run.json`` cannot be read."""
+    with unpacked(path) as whole:
+        return _verified(RecordedRun(whole))
+
+
+def _verified(run: RecordedRun) -> Verification:
     incomplete = _incomplete(run)
     checked: dict[str, int] = {}
     findings: list[Finding] = []
@@ -95,7 +100,7 @@ def _incomplete(run: RecordedRun) -> str:
     why = "it was killed, or still runs" if record.state == "running" else record.end_reason
     parts = [f"{_count(partial(run.trace, name))} samples of '{name}'" for name in record.instruments]
     parts += [f"{_count(partial(getattr, run.reader, kind))} {kind}" for kind in ("windows", "baselines", "results", "claims")]
-    return f"{why}. Readable: {', '.join(parts)}"
+    return f"{why.rstrip('.')}. Readable: {', '.join(parts)}"
 
 
 def _count(read: Callable[[], Sized]) -> int:
