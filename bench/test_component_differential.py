@@ -11,7 +11,7 @@ from pytest_physics.metrology.instability import INSTABILITY
 def against_control(rig, *, hot):
     """A twin against a control with a known answer."""
     if not rig.gpu.simulated:
-        pytest.skip("a card in hardware has no control with a known answer")
+        pytest.skip("only a simulated card has a control with a known answer")
     return run_twin_contrast(rig.gpu, rig.session, hot=hot)
 
 

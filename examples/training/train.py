@@ -24,15 +24,16 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="length aimed at")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu or cuda:0")
+    parser.add_argument("--threads", type=int, help="torch threads; without it all cores but one")
     chosen = parser.parse_args()
     try:
-        setting = TrainingSetting(shape=chosen.shape, steps=chosen.steps, seconds=chosen.seconds, seed=chosen.seed, device=chosen.device)
+        setting = TrainingSetting(**vars(chosen))
         training = Training(setting)
     except PhysicsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(", ".join(f"{name}: {value}" for name, value in training.describe().items()), flush=True)
-    steps = training.run(lambda step, loss, norm, rate: mark_step(step, loss=loss, grad_norm=norm, lr=rate))
+    steps = training.run(lambda step, loss, norm, rate: mark_step(step, loss=loss, grad_norm=norm, learning_rate=rate))
     print(f"{steps} steps", flush=True)
     return 0
 

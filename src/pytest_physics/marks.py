@@ -32,8 +32,9 @@ def mark_step(
     *,
     loss: SupportsFloat | None = None,
     grad_norm: SupportsFloat | None = None,
-    lr: SupportsFloat | None = None,
+    learning_rate: SupportsFloat | None = None,
     t_ns: int | None = None,
+    lr: SupportsFloat | None = None,
 ) -> bool:
     """Mark the end of a training step; returns whether it was written.
 
@@ -41,16 +42,18 @@ def mark_step(
     ----------
     step
         Index of the step, increasing.
-    loss, grad_norm, lr
+    loss, grad_norm, learning_rate
         What is known of it; numbers, or tensors with one element (reading one from a GPU waits for the GPU).
     t_ns
         When it ended, by ``time.perf_counter_ns``; default: now.
+    lr
+        Short for ``learning_rate``, which wins where both are given.
     """
     now_ns = time.perf_counter_ns() if t_ns is None else t_ns
     path = os.environ.get(VARIABLE)
     if not path:
         return False
-    values = (now_ns, int(step), _number(loss), _number(grad_norm), _number(lr))
+    values = (now_ns, int(step), _number(loss), _number(grad_norm), _number(lr if learning_rate is None else learning_rate))
     return _append(path, json.dumps(dict(zip(COLUMNS, values, strict=True))).encode() + b"\n")
 
 

@@ -10,15 +10,18 @@ import time
 import numpy as np
 import pytest
 
+from pytest_physics.errors import RecordError
+from pytest_physics.live.joint import GRACE_S
 from pytest_physics.marks import VARIABLE
 from pytest_physics.record.reader import RunReader
+from pytest_physics.session import Session
 
 TRAINING = """
 import sys, time
 from pytest_physics.marks import mark_step
 for step in range(1, 11):
     time.sleep(0.02)
-    mark_step(step, loss=1 / step, grad_norm=step % 3, lr=1e-3)
+    mark_step(step, loss=1 / step, grad_norm=step % 3, learning_rate=1e-3)
 print("trained")
 sys.exit({code})
 """
@@ -136,6 +139,28 @@ def test_a_crashed_training_keeps_its_marks(program, script):
     code, _, error = program.inside(*JOINT, *script(text))
     assert code == 128 + signal.SIGKILL
     assert "10 step marks" in error
+    assert "joint: the training was ended by SIGKILL (exit code 137)" in error
+
+
+def test_a_training_that_fails_at_once_says_so(program, script):
+    """How to mark steps is no help to it; the samples are kept, and its exit code is passed on."""
+    code, _, error = program.inside(*JOINT, *script("raise SystemExit(3)"))
+    assert code == 3
+    assert "joint: the training failed before it marked a step; the samples are kept\n" in error
+    assert "StepMarksCallback" not in error
+    assert RunReader(program.verified()).run.end_reason == "stopped: the training ended with exit code 3"
+
+
+def test_a_program_without_an_interpreter_is_one_line(program):
+    """Only starting it tells; the run says why it is incomplete."""
+    train = program.path / "train"
+    train.write_text("#!/no/such/interpreter\n")
+    train.chmod(0o755)
+    code, _, error = program.inside(*JOINT, train)
+    assert code == 2
+    assert f"error: cannot run '{train}': No such file or directory; is its first line '#!' with an interpreter that exists?\n" in error
+    (run,) = program.runs
+    assert "is incomplete: ConfigurationError: cannot run" in program.inside("verify", run)[1]
 
 
 def test_a_request_to_stop_stops_the_training_and_completes_the_run(program, script):
@@ -159,6 +184,33 @@ except KeyboardInterrupt:
     assert process.returncode == 7
     assert "as table 'training-steps-1'" in error
     program.verified()
+
+
+def test_a_signal_to_joint_alone_is_passed_on_at_once(program, script):
+    """No terminal has told the training: it is told within a second or two, not after the time of grace."""
+    process = program.start(*JOINT, *script("import time\nprint('begun', flush=True)\ntime.sleep(60)"))
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "the training was ended by SIGTERM (exit code 143)" in error
+    (phase,) = RunReader(program.verified()).run.phases
+    assert phase.t1_ns - phase.t0_ns < GRACE_S * 1e9
+
+
+def test_a_full_disk_after_the_training_ends_the_run_with_its_reason(program, script, monkeypatch):
+    """One line; the samples stay, and the sampler is stopped."""
+
+    def full(*_, **__):
+        raise RecordError("cannot write table-training-steps-1.npy: No space left on device.")
+
+    monkeypatch.setattr(Session, "tabulate", full)
+    code, _, error = program.inside(*JOINT, *script(TRAINING.format(code=0)))
+    assert code == 2
+    assert error.endswith("error: cannot write table-training-steps-1.npy: No space left on device.\n")
+    (run,) = program.runs
+    assert RunReader(run).run.end_reason.startswith("RecordError: cannot write table-training-steps-1.npy")
+    assert len(RunReader(run).trace("cpu")) > 0
 
 
 def test_a_killed_joint_leaves_samples_and_marks(program, script):

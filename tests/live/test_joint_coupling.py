@@ -18,7 +18,8 @@ for step in range(1, 81):
     end = time.perf_counter() + 0.02
     while time.perf_counter() < end:
         pass
-    mark_step(step, loss=5 / step + rng.random(), grad_norm=rng.random() if {norm} else None, lr=1e-3 * min(1, step / 8, (81 - step) / 8))
+    norm, rate = rng.random() if {norm} else None, 1e-3 * min(1, step / 8, (81 - step) / 8)
+    mark_step(step, loss=5 / step + rng.random(), grad_norm=norm, learning_rate=rate)
 """
 
 

@@ -38,17 +38,19 @@ def line(t_ns, step, **values):
 
 
 def test_marks_are_read_as_they_were_written(file):
-    """Times are of this machine's ``perf_counter``; what was not said is NaN."""
+    """Times are of this machine's ``perf_counter``; what was not said is NaN; ``lr`` is short for ``learning_rate``."""
     before_ns = time.perf_counter_ns()
-    assert marks.mark_step(1, loss=2.5, grad_norm=1.25, lr=5e-5)
+    assert marks.mark_step(1, loss=2.5, grad_norm=1.25, learning_rate=5e-5)
     assert marks.mark_step(2, loss=math.nan)
+    assert marks.mark_step(3, lr=3e-5)
+    assert marks.mark_step(4, lr=3e-5, learning_rate=4e-5)
     found = read_step_marks(file)
     assert found.problems == ()
-    assert found.columns["step"].tolist() == [1, 2]
+    assert found.columns["step"].tolist() == [1, 2, 3, 4]
     assert before_ns < found.columns["t_ns"][0] < found.columns["t_ns"][1] < time.perf_counter_ns()
-    np.testing.assert_array_equal(found.columns["loss"], [2.5, math.nan])
-    np.testing.assert_array_equal(found.columns["grad_norm"], [1.25, math.nan])
-    np.testing.assert_array_equal(found.columns["learning_rate"], [5e-5, math.nan])
+    np.testing.assert_array_equal(found.columns["loss"], [2.5, math.nan, math.nan, math.nan])
+    np.testing.assert_array_equal(found.columns["grad_norm"], [1.25, math.nan, math.nan, math.nan])
+    np.testing.assert_array_equal(found.columns["learning_rate"], [5e-5, math.nan, 3e-5, 4e-5])
 
 
 @given(
@@ -66,7 +68,7 @@ def test_any_increasing_series_survives(tmp_path_factory, rows):
     os.environ[marks.VARIABLE] = str(path)
     try:
         for t, step, row in zip(t_ns.tolist(), steps.tolist(), rows, strict=True):
-            assert marks.mark_step(step, loss=row[2], grad_norm=row[3], lr=row[4], t_ns=t)
+            assert marks.mark_step(step, loss=row[2], grad_norm=row[3], learning_rate=row[4], t_ns=t)
     finally:
         os.environ.pop(marks.VARIABLE)
         if before is not None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +18,10 @@ from typer.testing import CliRunner
 from pytest_physics.cli import app
 from pytest_physics.config import Settings
 from pytest_physics.devices.discover import choose_devices, open_device
-from pytest_physics.errors import RecordError
-from pytest_physics.metrology.coupling import align, couple
+from pytest_physics.errors import ConfigurationError, RecordError
+from pytest_physics.metrology.coupling import couple
+from pytest_physics.metrology.instability import INSTABILITY, RULES
+from pytest_physics.metrology.matching import align
 from pytest_physics.record.data import RecordedRun
 from pytest_physics.record.rle_import import STEPS_TABLE, grid, import_rle
 from pytest_physics.record.verify import verify_run
@@ -140,12 +145,105 @@ def test_the_command_line(tmp_path):
     session = file("sessions/laptop_rle_20251030_19.csv")
     found = CliRunner().invoke(app, ["import", "rle", str(session), str(bad), "--runs", str(tmp_path / "runs")])
     assert found.exit_code == 0, found.output
-    assert "note: bad.csv: cannot be used" in found.output
+    assert "note: bad.csv, line 1: this is no header of an RLE session" in found.output
     (run,) = (tmp_path / "runs").iterdir()
     assert "computed channel" in (run / "report.html").read_text()
     assert verify_run(run).passed
     with pytest.raises(RecordError, match="nothing could be imported"):
         import_rle([bad], tmp_path, settings=Settings())
+
+
+def results(run, op):
+    found = [json.loads(line) for line in (run.reader.path / "results.jsonl").read_text().splitlines()]
+    return [result for result in found if result["recipe"]["op"] == op]
+
+
+def test_every_device_has_the_events_of_every_rule(tmp_path):
+    """Without a training log too. Of the gaming card: 40.6 %, 0 % and 3.8 % of the time by the legacy rules, published as rows."""
+    run = RecordedRun(imported(tmp_path, file("sessions/rle_20251028_08.csv")).runs[0].path)
+    shares = {(r["coordinates"]["instrument"], r["coordinates"]["rule"]): r["estimate"]["value"] for r in results(run, "events.flag_share")}
+    assert shares["gpu", "rle/collapse-v0.2"] == pytest.approx(0.406, abs=0.005)
+    assert shares["gpu", "rle/collapse-v0.3"] == 0.0
+    assert shares["gpu", "rle/collapse-v2"] == pytest.approx(0.038, abs=0.002)
+    assert {rule for _, rule in shares} == set(RULES)
+    contrasts = {r["coordinates"]["contrast"]: r for r in results(run, "differential.share")}
+    share = contrasts["gpu − cpu, rle/collapse-v0.2"]["estimate"]["value"]
+    assert share == pytest.approx(shares["gpu", "rle/collapse-v0.2"] - shares["cpu", "rle/collapse-v0.2"], abs=1e-3)
+
+
+def test_no_event_without_evidence_is_no_finding(joint):
+    """The monitors recorded no reason of a driver: the rule that asks for one is refused, for a device and for two, and is not 0 %."""
+    own = next(r for r in results(joint, "events.flag_share") if r["coordinates"] == {"instrument": "cpu", "rule": INSTABILITY.id})
+    pairs = {r["coordinates"]["contrast"].split(", ")[1]: r for r in results(joint, "differential.share")}
+    pair = pairs.pop(INSTABILITY.id)
+    for result in (own, pair):
+        assert result["estimate"]["value"] is None
+        assert [gate["name"] for gate in result["gates"] if not gate["passed"]] == ["independent evidence"]
+    idle = {gate["name"] for r in pairs.values() for gate in r["gates"] if not gate["passed"]}
+    assert idle == {"device under load"}  # the legacy rules ask for none; but the GPU was never loaded
+
+
+def test_the_synthetic_phone_is_named_in_the_run(tmp_path):
+    """Too smooth for a thermometer: assumed, with a failed gate."""
+    run = RecordedRun(imported(tmp_path, file("synthetic/phone_rle_wildlife.csv")).runs[0].path)
+    mean = next(r for r in results(run, "imported.channel_mean") if r["coordinates"]["channel"] == "temperature_c")
+    assert not next(gate for gate in mean["gates"] if gate["name"] == "implausible smoothness")["passed"]
+
+
+def test_one_recording_given_twice_is_one_run(tmp_path):
+    """The copy is named; so is the offset that no zone has, and a log without its session."""
+    session = file("sessions/laptop_rle_20251030_19.csv")
+    copy = tmp_path / "copy.csv"
+    shutil.copy(session, copy)
+    found = import_rle([session, copy], tmp_path / "runs", settings=Settings())
+    assert len(found.runs) == 1
+    assert str(found.notes[-1]) == f"copy.csv: has the same rows as {session.name}; one run was made of both; nothing to do."
+    with pytest.raises(ConfigurationError, match=r"--utc-offset is nan h \(limit ±14 h\)"):
+        import_rle([session], tmp_path, settings=Settings(), utc_offset_h=float("nan"))
+    log = file(f"joint_sessions/{JOINT[0]}/training_log_*.json")
+    with pytest.raises(RecordError, match="Give the session's CSV together with its training log"):
+        import_rle([log], tmp_path, settings=Settings())
+
+
+def test_an_unusable_file_costs_no_other(tmp_path):
+    """Nothing is said of other files where there is none; where there is one, its run is made and the bad line named."""
+    bad = tmp_path / "bad.csv"
+    bad.write_text("")
+    with pytest.raises(RecordError) as refusal:
+        import_rle([bad], tmp_path / "runs", settings=Settings())
+    assert "other" not in str(refusal.value)
+    found = import_rle([bad, file("sessions/laptop_rle_20251030_19.csv")], tmp_path / "runs", settings=Settings())
+    assert len(found.runs) == 1
+    assert str(found.notes[0]).startswith("bad.csv, line 1: there is no header")
+
+
+def test_a_recording_that_is_nearly_all_gap_is_not_judged_tick_by_tick(tmp_path):
+    """Rows from two years in one file: the gap is a failed gate, and no reading is held over it."""
+    head, *rows = file("sessions/laptop_rle_20251030_19.csv").read_text().splitlines()
+    later = [row.replace("2025-", "2026-", 1) for row in rows]
+    path = tmp_path / "gap.csv"
+    path.write_text("\n".join([head, *rows, *later]))
+    run = RecordedRun(imported(tmp_path, path).runs[0].path)
+    for result in results(run, "events.flag_share"):
+        assert [gate["name"] for gate in result["gates"] if not gate["passed"]] == ["samples"]
+
+
+def test_experiments_that_must_run_something_are_not_tested_on_a_recording(joint, tmp_path):
+    """Each says why, and none ends in an error: a recording has no power limit, runs no load, and takes no plant."""
+    names = ("baseline", "training_coupling")
+    command = [
+        sys.executable, "-m", "pytest", *(f"bench/test_{name}.py" for name in names), "--physics", "--physics-device",
+        f"replay:{joint.reader.path}", "--physics-runs", str(tmp_path / "replayed"), "-q", "-p", "no:cacheprovider",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False, timeout=120)
+    (run,) = (tmp_path / "replayed").iterdir()
+    claims = [json.loads(line) for line in (run / "claims.jsonl").read_text().splitlines()]
+    verdicts = {claim["id"]: claim["verdict"] for claim in claims}
+    assert "raised" not in done.stdout, done.stdout
+    assert verdicts.pop("baseline.idle-is-stable") == "INVALID"  # it can be replayed, and was no idle
+    assert set(verdicts.values()) == {"NOT_TESTED"}
+    assert len(verdicts) == 8
+    assert verify_run(run).passed
 
 
 def test_an_edited_row_is_found(joint):

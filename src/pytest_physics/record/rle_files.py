@@ -6,9 +6,10 @@ local time.
 
 What is not usable is left out with file, line and remedy: torn lines, rows of another writer's width, duplicate timestamps. Where two
 writers interleaved, rows cannot be attributed any more, so only the stretch before the first of them stays. Times without a zone are read
-as UTC where the monitor is known to write UTC; otherwise the caller states the offset, and nobody guesses it.
+as UTC where the monitor is known to write UTC; otherwise the caller states the offset, and nobody guesses it. A line of a session is a row
+of its own, whatever is quoted in it: the monitors never wrote a line break into a field, so an open quote is a tear, not a longer row.
 
-Raises ``RecordError`` only where nothing of a file can be used.
+Raises ``UnusableFile`` only where nothing of a file can be used.
 
 Reference: RLE study §3, §4.
 """
@@ -17,9 +18,11 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+import io
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -37,25 +40,39 @@ Monitor = Literal["rle/v1", "rle/v2"]
 
 SHOWN_LINES = 3
 """Line numbers given for each kind of problem."""
-SHORT_BY = 2
-"""GPU rows of monitor v1 lack the two CPU columns at the end."""
+CPU_COLUMNS = ("cpu_freq_ghz", "cycles_per_joule")
+"""Columns of monitor v1 that the rows of other devices lack; what it wrote after them moves to the left there."""
 V1_COLUMNS = frozenset({"timestamp", "device", "rle_smoothed", "rle_raw", "temp_c", "power_w", "util_pct", "a_load"})
 V2_ONLY = frozenset({"workload_state", "cpu_cores_active"})
+TEXTS = frozenset({"timestamp", "device", "alerts", "workload_state"})
 LOG_COLUMNS = ("loss", "grad_norm", "learning_rate")
 FEWEST_ROWS = 2
+LARGEST = 1e18
+"""No reading of a monitor is larger; beyond, squares and differences would overflow."""
+INTEGERS = range(-(2**63), 2**63)
+DEVICE_NAME = re.compile(r"\w[\w .-]{0,39}")
+"""A device's name becomes part of file names."""
 
+STAY = "the other rows stay; "
+"""Said before a remedy where it is so."""
 REMEDIES: Mapping[str, str] = {
-    "torn": "the writer was cut off or two wrote at once; the other rows stay",
-    "another width": "another version of the monitor wrote into this file; import its rows from a file with their own header",
-    "time": "a row without a readable time cannot be placed; the other rows stay",
+    "torn": STAY + "the writer was cut off or two wrote at once: mend these lines, or leave them out",
+    "another width": STAY + "another version of the monitor wrote into this file: import its rows from a file with their own header",
+    "header again": STAY + "the monitor was started again; nothing to do",
+    "time": STAY + "a row is placed by its time: write ISO 8601 (a log: or Unix seconds in 'timestamp_shared')",
+    "naive": STAY + "this writer uses local time: say what it was with --utc-offset HOURS (such as -5); it is never guessed",
     "duplicate time": "the first of equal times stays; look for a second writer",
-    "another writer": "rows from there on cannot be attributed to a writer; separate the files, or record again with one monitor",
-    "empty device": "the device was listed and never read; import another file, or leave it out",
-    "no zone": "monitor v2 writes UTC, and it was read as UTC; pass --utc-offset where this file is different",
-    "no step": "without a step index a row belongs to no step; log 'step', or use pytest_physics.marks.mark_step",
-    "no loss": "a training's summary is no step; nothing to do",
+    "another writer": "rows from there on cannot be attributed to a writer: separate the files; where the clock was set back, import what "
+    "follows as a file of its own",
+    "no device": STAY + "write letters and digits into the column 'device', such as gpu or cpu",
+    "empty device": "the device was listed and never read: import another file, or leave it out",
+    "short device": "nothing can be said of so few rows: record for longer, or mend what is named here",
+    "no zone": "monitor v2 writes UTC, and they were read as UTC; pass --utc-offset where this file is different",
+    "no step": STAY + "without a step index a row belongs to no step: log 'step' as a whole number, or use pytest_physics.marks.mark_step",
+    "no loss": STAY + "a training's summary is no step; nothing to do where that is what it is, else log 'loss' or 'grad_norm'",
     "duplicate step": "the first of equal steps stays; number the steps of a resumed training on",
-    "time back": "log from one process; the rows before it stay",
+    "step back": STAY + "number the steps of a second training on, or give it a log of its own",
+    "time back": STAY + "log from one process, with a clock that is never set back",
 }
 
 
@@ -65,16 +82,30 @@ class Note:
 
     file: str
     lines: tuple[int, ...]
-    """Lines (of a log: records) concerned, all of them."""
+    """Lines concerned, all of them."""
+    records: tuple[int, ...] = ()
+    """Of a training log: which records stand there, from 1, for a log may be one line."""
     problem: str
     remedy: str
 
     def __str__(self) -> str:
-        shown = ", ".join(map(str, self.lines[:SHOWN_LINES])) + (
-            f" and {len(self.lines) - SHOWN_LINES} more" if len(self.lines) > SHOWN_LINES else ""
-        )
-        where = f"{self.file}, line {shown}" if self.lines else self.file
-        return f"{where}: {self.problem}; {self.remedy}."
+        where = f", {_listed('line', self.lines)}" if self.lines else ""
+        records = f" ({_listed('record', self.records)})" if self.records else ""
+        return f"{self.file}{where}{records}: {self.problem}; {self.remedy}."
+
+
+def _listed(word: str, numbers: Sequence[int]) -> str:
+    found = list(dict.fromkeys(numbers))
+    more = f" and {len(found) - SHOWN_LINES} more" if len(found) > SHOWN_LINES else ""
+    return f"{word}{'s' if len(found) > 1 else ''} {', '.join(map(str, found[:SHOWN_LINES]))}{more}"
+
+
+class UnusableFile(RecordError):  # noqa: N818 -- what it says is about a file
+    """Nothing of a file can be used."""
+
+    def __init__(self, *notes: Note) -> None:
+        super().__init__(" ".join(map(str, notes)))
+        self.notes = notes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +138,8 @@ class TrainingLog:
     step: IntArray
     columns: Mapping[str, FloatArray]
     """``loss``, ``grad_norm`` and ``learning_rate``, NaN where absent."""
+    lines: IntArray
+    """Line of the file on which each step begins, shape (N,)."""
     notes: tuple[Note, ...]
 
 
@@ -115,14 +148,31 @@ class _Notes:
     """Lines by kind of problem, in the order in which the kinds were met."""
 
     file: str
-    lines: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    found: dict[tuple[str, str], tuple[str, list[int], list[int]]] = field(default_factory=dict)
+    """Example, lines and records of each."""
 
-    def add(self, kind: str, problem: str, *lines: int) -> None:
-        self.lines.setdefault((kind, problem), []).extend(lines)
+    def add(self, kind: str, problem: str, *lines: int, such_as: object = None, record: int | None = None) -> None:
+        example = "" if such_as is None else f" (such as {str(such_as)[:40]!r})"
+        _, known, records = self.found.setdefault((kind, problem), (example, [], []))
+        known.extend(lines)
+        records.extend([] if record is None else [record])
 
-    def __iter__(self) -> Iterator[Note]:
-        for (kind, problem), lines in self.lines.items():
-            yield Note(file=self.file, lines=tuple(lines), problem=problem, remedy=REMEDIES[kind])
+    def told(self, *, usable: bool) -> tuple[Note, ...]:
+        """A note for each kind; nothing stays of a file that is not usable."""
+        return tuple(
+            Note(
+                file=self.file, lines=tuple(lines), records=tuple(records), problem=problem + example,
+                remedy=REMEDIES[kind] if usable else REMEDIES[kind].removeprefix(STAY),
+            )
+            for (kind, problem), (example, lines, records) in self.found.items()
+        )  # fmt: skip
+
+
+def read_recording(path: Path, *, utc_offset_h: float | None = None) -> SessionFile | TrainingLog:
+    """A session CSV or a training log: by what the file begins with, and by its name where that says nothing."""
+    begin = _text(path).lstrip()[:9]
+    is_log = begin[:1] in {"[", "{"} or (path.suffix.lower() in {".json", ".jsonl"} and begin != "timestamp")
+    return (read_training_log if is_log else read_session)(path, utc_offset_h=utc_offset_h)
 
 
 # --- session CSV ------------------------------------------------------------------------------------------------------
@@ -130,121 +180,166 @@ class _Notes:
 
 def read_session(path: Path, *, utc_offset_h: float | None = None) -> SessionFile:
     """Rows of each device of a session CSV, with a note for everything that was left out or assumed."""
-    rows = csv.reader(_text(path).splitlines())
-    header = next(rows, [])
+    lines = io.StringIO(_text(path), newline=None)
+    header = [name.strip() for name in _fields(next(lines, "")) or ()]
     monitor = _monitor(path, header)
-    reading = _Session(path=path, monitor=monitor, header=header, zone=_Zone(path, monitor, utc_offset_h), notes=_Notes(path.name))
-    for row in rows:
-        reading.take(rows.line_num, row)
+    reading = _Session(monitor=monitor, header=header, zone=_Zone(monitor, utc_offset_h), notes=_Notes(path.name))
+    for number, line in enumerate(lines, start=2):
+        reading.take(number, line)
     devices = {name: found for name in reading.rows if (found := reading.device(name)) is not None}
     if not devices:
-        _refuse(path, "no device has two good rows", *(str(note) for note in reading.notes))
-    return SessionFile(path=path, monitor=monitor, devices=devices, notes=tuple(reading.notes))
+        if not reading.notes.found:
+            _refuse(path, (1,), "the header is all there is", "the monitor wrote no row: record again, or leave the file out")
+        _refuse_rows(path, f"no device has {FEWEST_ROWS} good rows with a reading", reading.notes)
+    return SessionFile(path=path, monitor=monitor, devices=devices, notes=reading.notes.told(usable=True))
 
 
 def _text(path: Path) -> str:
+    """Text of a file; what PowerShell wrote is UTF-16."""
+    if path.exists() and not path.is_file():
+        _refuse(path, (), "is a directory or no regular file", "give the files in it, or a copy of what it delivers")
     try:
-        return path.read_text(encoding="utf-8-sig", errors="replace")
+        data = path.read_bytes()
     except OSError as error:
-        raise RecordError(f"cannot read {path}: {error.strerror}; check the path and its permissions.") from None
+        _refuse(path, (), f"cannot be read ({error.strerror})", "check the path and its permissions")
+    if data.startswith(b"\x1f\x8b"):
+        _refuse(path, (1,), "the file is compressed", f"unpack it (gunzip < {path.name} > unpacked.csv) and give the result")
+    return data.decode("utf-16" if data[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-8-sig", errors="replace")
 
 
-def _refuse(path: Path, problem: str, *more: str) -> NoReturn:
-    raise RecordError(" ".join([f"{path}: {problem}.", *more]))
+def _refuse(path: Path, lines: Sequence[int], problem: str, remedy: str, *more: Note) -> NoReturn:
+    raise UnusableFile(Note(file=path.name, lines=tuple(lines), problem=problem, remedy=remedy), *more)
+
+
+def _refuse_rows(path: Path, problem: str, notes: _Notes) -> NoReturn:
+    told = notes.told(usable=False)
+    _refuse(path, sorted({line for note in told for line in note.lines}), problem, "mend them as said next, or leave the file out", *told)
+
+
+def _fields(line: str) -> list[str] | None:
+    """Fields of a line; None where a quote stays open or a field has no end."""
+    try:
+        return next(csv.reader([line], strict=True), [])
+    except csv.Error:
+        return None
 
 
 def _monitor(path: Path, header: Sequence[str]) -> Monitor:
-    missing = V1_COLUMNS - set(header)
+    """Which monitor wrote a file, by its header."""
+    missing, twice = V1_COLUMNS - set(header), sorted({name for name in header if header.count(name) > 1})
+    if not any(header):
+        _refuse(path, (1,), "there is no header; the file or its first line is empty", "record again, or leave the file out")
     if missing:
         _refuse(
-            path, f"line 1 is no header of an RLE session (no column {', '.join(sorted(missing))})",
-            "Give a session CSV of monitor v1 or v2 with its header, or a training log that ends in .json.",
+            path, (1,), f"this is no header of an RLE session (no column {', '.join(sorted(missing))})",
+            "give a session CSV of monitor v1 or v2, with commas and its header, or a training log that is JSON",
         )  # fmt: skip
+    if twice:
+        _refuse(path, (1,), f"the header names {', '.join(twice)} twice", "which of them was meant is not known: rename or remove one")
     return "rle/v2" if set(header) >= V2_ONLY else "rle/v1"
+
+
+class _NaiveTimeError(ValueError):
+    """A time without a zone, of a writer that uses local time."""
 
 
 @dataclass(slots=True)
 class _Zone:
     """How times without a zone are read."""
 
-    path: Path
     monitor: Monitor | None
     offset_h: float | None
-    assumed: bool = False
-    """Whether a naive time was read as UTC."""
 
-    def unix_ns(self, text: str) -> int:
-        """Unix nanoseconds; ``ValueError`` for what is no time."""
-        moment = dt.datetime.fromisoformat(text)
+    def unix_ns(self, text: str) -> tuple[int, bool]:
+        """Unix nanoseconds, and whether UTC was assumed; ``ValueError`` for what is no time that 64 bits hold."""
+        moment = dt.datetime.fromisoformat(text.strip())
+        assumed = moment.tzinfo is None and self.offset_h is None
+        if assumed and self.monitor != "rle/v2":
+            raise _NaiveTimeError(text)
         if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=self._zone())
+            moment = moment.replace(tzinfo=dt.timezone(dt.timedelta(hours=self.offset_h or 0.0)))
         since = moment - dt.datetime.fromtimestamp(0, dt.UTC)
-        return (since.days * 86_400 + since.seconds) * NS_PER_S + since.microseconds * 1000
+        return _placed((since.days * 86_400 + since.seconds) * NS_PER_S + since.microseconds * 1000), assumed
 
-    def _zone(self) -> dt.tzinfo:
-        if self.offset_h is not None:
-            return dt.timezone(dt.timedelta(hours=self.offset_h))
-        if self.monitor != "rle/v2":
-            _refuse(
-                self.path, "its times have no zone, and this writer uses local time",
-                "Say what it was with --utc-offset HOURS (such as -5); it is never guessed from what would fit.",
-            )  # fmt: skip
-        self.assumed = True
-        return dt.UTC
+
+def _placed(t_ns: int) -> int:
+    """A time after 1970 that 64 bits of nanoseconds hold; ``ValueError`` for others, such as milliseconds taken for seconds."""
+    if t_ns not in INTEGERS or t_ns < 0:
+        raise ValueError(t_ns)
+    return t_ns
 
 
 @dataclass(slots=True)
 class _Session:
     """Rows as they come."""
 
-    path: Path
     monitor: Monitor
     header: list[str]
     zone: _Zone
     notes: _Notes
     rows: dict[str, list[tuple[int, int, list[float]]]] = field(default_factory=dict)
     """Line, time and values by device."""
+    numeric: list[str] = field(init=False)
 
-    def take(self, line: int, row: list[str]) -> None:
-        if not any(row):
+    def __post_init__(self) -> None:
+        self.numeric = [name for name in self.header if name not in TEXTS]
+
+    def take(self, line: int, text: str) -> None:
+        row = _fields(text)
+        if row is None:
+            self.notes.add("torn", "a quote stays open, or a field has no end", line)
+        elif not any(row):
             return
-        width = len(row)
-        if width == len(self.header) - SHORT_BY and self.monitor == "rle/v1":
-            row = [*row, *[""] * SHORT_BY]
-        elif width > len(self.header):
+        elif [name.strip() for name in row] == self.header:
+            self.notes.add("header again", "the header stands here again", line)
+        elif len(row) > len(self.header):
             self.notes.add("another width", f"has more fields than the header's {len(self.header)}", line)
-            return
-        elif width < len(self.header):
+        elif len(whole := self._widened(row)) < len(self.header):
             self.notes.add("torn", f"is torn: fewer fields than the header's {len(self.header)}", line)
-            return
-        self._keep(line, dict(zip(self.header, row, strict=True)))
+        else:
+            self._keep(line, dict(zip(self.header, whole, strict=True)))
+
+    def _widened(self, row: list[str]) -> list[str]:
+        """A row of monitor v1 that leaves out the CPU's columns, with them empty."""
+        short = len(row) == len(self.header) - len(CPU_COLUMNS) and set(CPU_COLUMNS) <= set(self.header)
+        if not short or row[self.header.index("device")].strip().lower() == "cpu":
+            return row
+        at = self.header.index(CPU_COLUMNS[0])
+        return [*row[:at], *[""] * len(CPU_COLUMNS), *row[at:]]
 
     def _keep(self, line: int, row: dict[str, str]) -> None:
-        try:
-            t_ns = self.zone.unix_ns(row["timestamp"])
-        except ValueError:
-            self.notes.add("time", "has no readable time", line)
+        name = row["device"].strip().lower()
+        if not DEVICE_NAME.fullmatch(name):
+            self.notes.add("no device", "names no device that could name a file", line, such_as=row["device"])
             return
         try:
-            values = [_number(row[name]) for name in self._numeric]
-        except ValueError:
-            self.notes.add("torn", "is torn: a number cannot be read", line)
+            t_ns, assumed = self.zone.unix_ns(row["timestamp"])
+        except _NaiveTimeError:
+            self.notes.add("naive", "has a time without a zone", line, such_as=row["timestamp"])
             return
-        if self.zone.assumed:
-            self.notes.lines.setdefault(("no zone", "its times have no zone"), [])
-        self.rows.setdefault(row["device"], []).append((line, t_ns, values))
-
-    @property
-    def _numeric(self) -> list[str]:
-        return [name for name in self.header if name not in {"timestamp", "device", "alerts", "workload_state"}]
+        except (ValueError, OverflowError):
+            self.notes.add("time", "has no readable time", line, such_as=row["timestamp"])
+            return
+        values = [_number(row[column]) for column in self.numeric]
+        if None in values:
+            column = self.numeric[values.index(None)]
+            self.notes.add("torn", f"is torn: column '{column}' holds no number", line, such_as=row[column])
+            return
+        if assumed:
+            self.notes.add("no zone", "its times have no zone", line)
+        self.rows.setdefault(name, []).append((line, t_ns, [value for value in values if value is not None]))
 
     def device(self, name: str) -> DeviceRows | None:
         """Rows of one device in the order of time; None where there are too few."""
         rows = self._ordered(name)
         columns = np.array([values for _, _, values in rows], dtype=np.float64).reshape(len(rows), -1)
-        known = {column: columns[:, k] for k, column in enumerate(self._numeric) if np.isfinite(columns[:, k]).any()}
-        if len(rows) < FEWEST_ROWS or not known.keys() & {"temp_c", "power_w", "util_pct"}:
-            self.notes.add("empty device", f"device '{name}' has {len(rows)} good rows with a reading", *(line for line, _, _ in rows))
+        known = {column: columns[:, k] for k, column in enumerate(self.numeric) if np.isfinite(columns[:, k]).any()}
+        lines = [line for line, _, _ in rows]
+        if len(rows) < FEWEST_ROWS:
+            self.notes.add("short device", f"device '{name}' has {len(rows)} good rows (at least {FEWEST_ROWS})", *lines)
+            return None
+        if not known.keys() & {"temp_c", "power_w", "util_pct"}:
+            self.notes.add("empty device", f"device '{name}' has no temperature, power or utilisation in any row", *lines)
             return None
         return DeviceRows(t_ns=np.array([t_ns for _, t_ns, _ in rows], dtype=np.int64), columns=known)
 
@@ -256,7 +351,7 @@ class _Session:
         if back.any() or late.sum() > MISSING_SHARE * len(rows):
             first = int(np.flatnonzero(late)[0])
             lines = [line for line, _, _ in rows[first:]]
-            problem = f"rows of '{name}' from two writers: {late.sum()} times repeat or run backwards"
+            problem = f"{late.sum()} of {len(rows)} times of '{name}' repeat or run backwards, as where two writers meet"
             self.notes.add("another writer", problem, *lines)
             return rows[:first]
         if late.any():
@@ -265,74 +360,78 @@ class _Session:
         return [row for row, repeats in zip(rows, late.tolist(), strict=True) if not repeats]
 
 
-def _number(text: str) -> float:
-    return float(text) if text.strip() else math.nan
+def _number(text: str) -> float | None:
+    """A reading, NaN where there is none; None for what is no number, or none that a sensor could give."""
+    try:
+        value = float(text) if text.strip() else math.nan
+    except ValueError:
+        return None
+    return None if abs(value) > LARGEST or "_" in text else value
 
 
 # --- training log -----------------------------------------------------------------------------------------------------
 
-
-def read_training_log(path: Path, *, utc_offset_h: float | None = None) -> TrainingLog:
-    """Steps of a training log, with a note for every record that was left out; lines of a note are numbers of records, from 1."""
-    notes = _Notes(path.name)
-    records = _records(path, notes)
-    zone = _Zone(path, None, utc_offset_h)
-    kept: list[tuple[int, int, list[float]]] = []
-    steps: set[int] = set()
-    for number, record in enumerate(records, start=1):
-        found = _step(record, zone)
-        kind = found if isinstance(found, str) else _contradiction(found, kept, steps)
-        if kind:
-            notes.add(kind, _LOG_WORDS[kind], number)
-        elif not isinstance(found, str):
-            kept.append(found)
-            steps.add(found[1])
-    if len(kept) < FEWEST_ROWS:
-        _refuse(path, f"{len(kept)} of {len(records)} records are steps with a time", *(str(note) for note in notes))
-    return TrainingLog(
-        path=path, t_ns=np.array([t for t, _, _ in kept], dtype=np.int64), step=np.array([step for _, step, _ in kept], dtype=np.int64),
-        columns={name: np.array([values[k] for _, _, values in kept]) for k, name in enumerate(LOG_COLUMNS)}, notes=tuple(notes),
-    )  # fmt: skip
-
-
 _LOG_WORDS = {
     "torn": "is torn or no record",
     "time": "has no readable time",
+    "naive": "has a time without a zone",
     "no step": "has no step index",
     "no loss": "has neither loss nor gradient norm",
     "duplicate step": "repeats a step",
+    "step back": "has a step that goes back",
     "time back": "has a time that does not increase",
 }
+_TORN = object()
+"""Stands for what is no JSON."""
+_Row = tuple[int, int, list[float]]
+"""Time, step and values."""
 
 
-def _records(path: Path, notes: _Notes) -> list[Any]:
-    """Records of a JSON list; those before the tear where the file was cut off."""
-    text = _text(path)
-    try:
-        whole = json.loads(text)
-    except ValueError:
-        whole = _salvaged(text)
-        notes.add("torn", "is torn: the JSON ends or breaks here", len(whole) + 1)
-    if not isinstance(whole, list):
-        _refuse(path, "it holds no list of records", "Give a training log with one record per step.")
-    return whole
+def read_training_log(path: Path, *, utc_offset_h: float | None = None) -> TrainingLog:
+    """Steps of a training log, with a note for every record that was left out."""
+    notes, zone = _Notes(path.name), _Zone(None, utc_offset_h)
+    kept: list[_Row] = []
+    lines: list[int] = []
+    steps: set[int] = set()
+    records = list(_records(_text(path)))
+    for number, (line, record) in enumerate(records, start=1):
+        found = _step(record, zone)
+        kind = found if isinstance(found, str) else _contradiction(found, kept, steps)
+        if kind:
+            notes.add(kind, _LOG_WORDS[kind], line, record=number, such_as=_said_time(record) if kind in {"time", "naive"} else None)
+        elif not isinstance(found, str):
+            kept.append(found)
+            lines.append(line)
+            steps.add(found[1])
+    if not records:
+        _refuse(path, (1,), "the log holds no record", "give a training log: a JSON list, or lines, of one record per step")
+    if len(kept) < FEWEST_ROWS:
+        _refuse_rows(path, f"{len(kept)} of {len(records)} records are steps with a time (at least {FEWEST_ROWS})", notes)
+    return TrainingLog(
+        path=path, t_ns=np.array([t for t, _, _ in kept], dtype=np.int64), step=np.array([step for _, step, _ in kept], dtype=np.int64),
+        columns={name: np.array([values[k] for _, _, values in kept]) for k, name in enumerate(LOG_COLUMNS)},
+        lines=np.array(lines, dtype=np.int64), notes=notes.told(usable=True),
+    )  # fmt: skip
 
 
-def _salvaged(text: str) -> list[Any]:
-    """Whole records before the first that cannot be read."""
-    decoder, records = json.JSONDecoder(), []
-    position = text.find("{")
-    while position >= 0:
+def _records(text: str) -> Iterator[tuple[int, Any]]:
+    """Line and value of each record of a JSON list or of JSON lines; after a tear it goes on with the next line that begins one."""
+    decoder, between, next_record = json.JSONDecoder(), re.compile(r"[\s,\]]*"), re.compile(r"\n\s*\{")
+    start = re.compile(r"\s*\[?[\s,\]]*").match(text)
+    position, line, counted = start.end() if start else 0, 1, 0
+    while position < len(text):
+        line, counted = line + text.count("\n", counted, position), position
         try:
             record, end = decoder.raw_decode(text, position)
-        except ValueError:
-            break
-        records.append(record)
-        position = text.find("{", end)
-    return records
+        except (ValueError, RecursionError):
+            following = next_record.search(text, position)
+            record, end = _TORN, following.end() - 1 if following else len(text)
+        yield line, record
+        gap = between.match(text, end)
+        position = gap.end() if gap else end
 
 
-def _step(record: Any, zone: _Zone) -> tuple[int, int, list[float]] | str:  # noqa: ANN401 -- any JSON value
+def _step(record: Any, zone: _Zone) -> _Row | str:  # noqa: ANN401 -- any JSON value
     """Time, step and values of a record, or the kind of problem it has."""
     if not isinstance(record, dict):
         return "torn"
@@ -340,32 +439,41 @@ def _step(record: Any, zone: _Zone) -> tuple[int, int, list[float]] | str:  # no
     if all(math.isnan(value) for value in values[:2]):
         return "no loss"
     step = record.get("step")
-    if not isinstance(step, int) or isinstance(step, bool):
+    if isinstance(step, float) and step.is_integer():
+        step = int(step)
+    if not isinstance(step, int) or isinstance(step, bool) or step not in INTEGERS:
         return "no step"
-    t_ns = _time(record, zone)
-    return "time" if t_ns is None else (t_ns, step, values)
-
-
-def _time(record: Mapping[str, Any], zone: _Zone) -> int | None:
-    shared = record.get("timestamp_shared")
-    if isinstance(shared, int | float) and math.isfinite(shared):
-        return round(shared * 1e6) * 1000
-    text = record.get("timestamp_iso") or record.get("timestamp")
     try:
-        return zone.unix_ns(text) if isinstance(text, str) else None
-    except ValueError:
-        return None
+        return _time(record, zone), step, values
+    except _NaiveTimeError:
+        return "naive"
+    except (ValueError, OverflowError):
+        return "time"
 
 
-def _contradiction(found: tuple[int, int, list[float]], kept: Sequence[tuple[int, int, list[float]]], steps: set[int]) -> str:
+def _time(record: Mapping[str, Any], zone: _Zone) -> int:
+    said = _said_time(record)
+    if isinstance(said, int | float) and not isinstance(said, bool):
+        return _placed(round(said * 1e6) * 1000)
+    return zone.unix_ns(str(said))[0]
+
+
+def _said_time(record: Mapping[str, Any]) -> Any:  # noqa: ANN401 -- any JSON value
+    """The time of a record as it stands there."""
+    return next((record[name] for name in ("timestamp_shared", "timestamp_iso", "timestamp") if record.get(name)), None)
+
+
+def _contradiction(found: _Row, kept: Sequence[_Row], steps: set[int]) -> str:
     if found[1] in steps:
         return "duplicate step"
-    return "time back" if kept and found[0] <= kept[-1][0] else ""
+    if kept and found[0] <= kept[-1][0]:
+        return "time back"
+    return "step back" if kept and found[1] < kept[-1][1] else ""
 
 
 def _value(value: Any) -> float:  # noqa: ANN401 -- any JSON value
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-
-
-READERS: Mapping[str, Callable[..., SessionFile | TrainingLog]] = {".csv": read_session, ".json": read_training_log}
-"""By the end of the file's name."""
+    """A number as 64 bits hold it, else NaN."""
+    try:
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        return math.nan

@@ -2,7 +2,8 @@
 
 One run per session CSV: an instrument per device, whose trace ``--physics-device replay:RUN`` replays; the columns that the monitor
 computed as a table ``logged-<device>-1``; a training log that lies within the session as the table ``training-steps-1`` on the same clock.
-Per channel one result: its mean, with every problem found in the recording as a gate. The clock is the recording's own UTC time, counted
+Per channel one result: its mean, with every problem found in the recording as a gate; what every event rule says of each device, the GPU
+against the CPU, and the coupling with the log. The clock is the recording's own UTC time, counted
 from one second before its first row.
 
 Assumes nothing about what was measured: provenance is *stale* at best, and worse where a channel is a constant, follows another one, or
@@ -14,7 +15,7 @@ Reference: RLE study §3, §4, §8.9.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,7 +40,7 @@ from pytest_physics.record.leaves.coupling import SHOWN_AS
 from pytest_physics.record.leaves.imported import HOLDING, LOGGED, NOMINAL_S, seconds
 from pytest_physics.record.reader import trace_name
 from pytest_physics.record.recipes import evaluate
-from pytest_physics.record.rle_files import READERS, DeviceRows, Note, SessionFile, TrainingLog
+from pytest_physics.record.rle_files import DeviceRows, Note, SessionFile, TrainingLog, UnusableFile, read_recording
 from pytest_physics.record.schema import (
     AnchorRecord,
     ChannelRecord,
@@ -60,10 +61,16 @@ from pytest_physics.sampling.writer import TraceWriter
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+Wanted = tuple[str, dict[str, str | int | float], Recipe]
+"""Quantity, coordinates and recipe of a result."""
 
 EXPERIMENT = "imported recording"
 COUPLING = "training coupling"
 """Experiment under which the coupling of an attached training log stands, as that of a session of ours does."""
+DIFFERENTIAL = "component differential"
+CONTRASTS = {
+    "share": "difference: share of time in events", "onset": "difference: first event", "needed_ticks": "ticks for 80 % power",
+}  # fmt: skip
 COUPLED = (
     ("grad_norm", "logged_rle_smoothed"), ("loss", "logged_rle_smoothed"), ("grad_norm", "temperature_c"), ("grad_norm", "power_w"),
     ("grad_norm", "utilisation_ratio"), ("grad_norm", "utilisation_cpu_ratio"),
@@ -73,6 +80,7 @@ CLOCK = "UTC as recorded"
 LEAD_NS = NS_PER_S
 """The clock begins this long before the first row."""
 GIB = 2.0**30
+FARTHEST_ZONE_H = 14
 STEPS_TABLE = "training-steps-1"
 SENSORS: Mapping[str, tuple[str, float]] = {
     "temp_c": ("temperature_c", 1.0),
@@ -116,9 +124,12 @@ def import_rle(
     utc_offset_h
         Offset of times without a zone from UTC, in hours; such as −5.
     """
+    if utc_offset_h is not None and not abs(utc_offset_h) <= FARTHEST_ZONE_H:
+        raise ConfigurationError(f"--utc-offset is {utc_offset_h:g} h (limit ±{FARTHEST_ZONE_H} h); give hours from UTC, such as -5.")
     sessions, logs, notes = _read(files, utc_offset_h)
     if not sessions:
-        raise RecordError(" ".join(["nothing could be imported: no session CSV is usable.", *map(str, notes)]))
+        alone = ["Give the session's CSV together with its training log."] if logs else []
+        raise RecordError(" ".join(["nothing could be imported: no session CSV is usable.", *alone, *map(str, notes)]))
     notes += _replicates(logs)
     homes = [_home(log, sessions, notes) for log in logs]
     made = []
@@ -137,22 +148,30 @@ def _read(files: Sequence[Path], utc_offset_h: float | None) -> tuple[list[Sessi
     logs: list[TrainingLog] = []
     notes: list[Note] = []
     for path in files:
-        if path.suffix.lower() not in READERS:
-            raise ConfigurationError(f"{path} is neither a session (.csv) nor a training log (.json); give such files.")
         try:
-            found = READERS[path.suffix.lower()](path, utc_offset_h=utc_offset_h)
-        except RecordError as error:
-            said = str(error).removeprefix(f"{path}: ").rstrip(".")
-            notes.append(
-                Note(file=path.name, lines=(), problem=f"cannot be used: {said}", remedy="the other files are imported without it")
-            )
+            found = read_recording(path, utc_offset_h=utc_offset_h)
+        except UnusableFile as error:
+            notes += error.notes
             continue
         notes += found.notes
-        if isinstance(found, SessionFile):
-            sessions.append(found)
-        else:
+        if isinstance(found, TrainingLog):
             logs.append(found)
+        elif (known := next((session for session in sessions if _same_rows(session, found)), None)) is not None:
+            same = f"has the same rows as {known.path.name}"
+            notes.append(Note(file=path.name, lines=(), problem=same, remedy="one run was made of both; nothing to do"))
+        else:
+            sessions.append(found)
     return sessions, logs, notes
+
+
+def _same_rows(one: SessionFile, other: SessionFile) -> bool:
+    """Whether two files hold one recording."""
+    return one.devices.keys() == other.devices.keys() and all(
+        np.array_equal(rows.t_ns, other.devices[name].t_ns)
+        and rows.columns.keys() == other.devices[name].columns.keys()
+        and all(np.array_equal(values, other.devices[name].columns[column], equal_nan=True) for column, values in rows.columns.items())
+        for name, rows in one.devices.items()
+    )
 
 
 def _replicates(logs: Sequence[TrainingLog]) -> list[Note]:
@@ -169,17 +188,18 @@ def _replicates(logs: Sequence[TrainingLog]) -> list[Note]:
 
 def _home(log: TrainingLog, sessions: Sequence[SessionFile], notes: list[Note]) -> int | None:
     """Index of the session within whose time the log lies; None, with a note, where it lies in none."""
-    shares = [_overlap(log, session) for session in sessions]
-    best = int(np.argmax(shares))
-    if shares[best] >= MIN_MATCHED:
+    within = [_within(log, session) for session in sessions]
+    best = int(np.argmax([inside.mean() for inside in within]))
+    share = float(within[best].mean())
+    if share >= MIN_MATCHED:
         return best
     session = sessions[best]
     times = next(iter(session.devices.values())).t_ns / NS_PER_S
     found = clock_offset(log.t_ns / NS_PER_S, times, tolerance_s=NOMINAL_S)
     notes.append(
         Note(
-            file=log.path.name, lines=(),
-            problem=f"{shares[best]:.0%} of its steps lie within {session.path.name} (limit {MIN_MATCHED:.0%}), so it is not attached; "
+            file=log.path.name, lines=tuple(log.lines[~within[best]].tolist()),
+            problem=f"{share:.0%} of its steps lie within {session.path.name} (limit {MIN_MATCHED:.0%}), so it is not attached; "
             f"{found.sentence}",
             remedy="import it with its own session, and state the zone of its clock with --utc-offset; it is never shifted until it fits",
         )
@@ -187,16 +207,17 @@ def _home(log: TrainingLog, sessions: Sequence[SessionFile], notes: list[Note]) 
     return None
 
 
-def _overlap(log: TrainingLog, session: SessionFile) -> float:
+def _within(log: TrainingLog, session: SessionFile) -> NDArray[np.bool_]:
+    """Which steps of a log lie within the time of a session."""
     slack = round(NOMINAL_S * NS_PER_S)
     first = min(int(rows.t_ns[0]) for rows in session.devices.values()) - slack
     last = max(int(rows.t_ns[-1]) for rows in session.devices.values()) + slack
-    return float(np.mean((log.t_ns >= first) & (log.t_ns <= last)))
+    return (log.t_ns >= first) & (log.t_ns <= last)
 
 
 def _second_log(log: TrainingLog, session: SessionFile) -> Note:
     return Note(
-        file=log.path.name, lines=(), problem=f"another training log lies within {session.path.name} already",
+        file=log.path.name, lines=tuple(log.lines.tolist()), problem=f"another training log lies within {session.path.name} already",
         remedy="import each with its own session",
     )  # fmt: skip
 
@@ -298,25 +319,23 @@ class _Run:
         )  # fmt: skip
 
     def _results(self, run: RecordedRun) -> list[ResultRecord]:
-        wanted: list[tuple[str, dict[str, str | int | float], Recipe]] = []
-        named: dict[int, str] = {}
+        wanted: list[tuple[str, Wanted]] = []
         for name, instrument in run.reader.run.instruments.items():
             for channel in instrument.channels:
-                parameters = {"instrument": name, "channel": channel.name, "phase": f"{name}-p1"}
-                wanted.append(
-                    ("mean", {"instrument": name, "channel": channel.name}, Recipe(op="imported.channel_mean", parameters=parameters))
-                )  # fmt: skip
-            wanted += _index_recipes(run, name, self.session.monitor)
+                at: dict[str, str | int | float] = {"instrument": name, "channel": channel.name}
+                recipe = Recipe(op="imported.channel_mean", parameters={**at, "phase": f"{name}-p1"})
+                wanted.append((EXPERIMENT, ("mean", at, recipe)))
+            own = _index_recipes(run, name, self.session.monitor) + _event_recipes(name)
+            wanted += [(EXPERIMENT, item) for item in own]
             if self.logs:
-                coupled = _coupling_recipes(run, name, self.logs[0].path.name)
-                named |= dict.fromkeys(range(len(wanted) + 1, len(wanted) + len(coupled) + 1), COUPLING)
-                wanted += coupled
+                wanted += [(COUPLING, item) for item in _coupling_recipes(run, name, self.logs[0].path.name)]
+        wanted += [(DIFFERENTIAL, item) for item in _differential_recipes(run.reader.run.instruments.keys())]
         found = []
-        for number, (quantity, coordinates, recipe) in enumerate(wanted, start=1):
+        for number, (experiment, (quantity, coordinates, recipe)) in enumerate(wanted, start=1):
             estimate = evaluate(recipe, run)
             found.append(
                 ResultRecord(
-                    id=f"r{number}", experiment=named.get(number, EXPERIMENT), quantity=quantity, coordinates=coordinates,
+                    id=f"r{number}", experiment=experiment, quantity=quantity, coordinates=coordinates,
                     estimate=EstimateRecord.of(estimate), gates=[GateRecord.of(gate) for gate in condensed(estimate.gates)],
                     recipe=recipe.to_json(),
                 )
@@ -324,9 +343,9 @@ class _Run:
         return found
 
 
-def _coupling_recipes(run: RecordedRun, name: str, log: str) -> list[tuple[str, dict[str, str | int | float], Recipe]]:
-    """The training coupling of one device: every number of every pair, and event rates by every rule."""
-    found: list[tuple[str, dict[str, str | int | float], Recipe]] = []
+def _coupling_recipes(run: RecordedRun, name: str, log: str) -> list[Wanted]:
+    """The training coupling of one device: every number of every pair."""
+    found: list[Wanted] = []
     table_id = f"logged-{name}-1"
     logged = run.table(table_id).dtype.names or () if table_id in run.reader.tables else ()
     known = {*run.trace(name).channels, *(f"logged_{column}" for column in logged)}
@@ -334,10 +353,27 @@ def _coupling_recipes(run: RecordedRun, name: str, log: str) -> list[tuple[str, 
         parameters = {"table": STEPS_TABLE, "instrument": name, "a": a, "b": b, "max_lag_s": NOMINAL_S, "phase": f"{name}-p1"}
         at: dict[str, str | int | float] = {"instrument": name, "training": log, "series": f"{a} ~ {b}"}
         found += [(shown, at, Recipe(op=f"coupling.{quantity}", parameters=parameters)) for quantity, shown in SHOWN_AS.items()]
-    for rule in RULES:
-        parameters = {"phase": f"{name}-p1", "rule": rule, "tick_s": NOMINAL_S}
-        found.append(("share of ticks flagged", {"instrument": name, "rule": rule}, Recipe(op="events.flag_share", parameters=parameters)))
     return found
+
+
+def _event_recipes(name: str) -> list[Wanted]:
+    """What every event rule says of one device."""
+    recipes = {
+        rule: Recipe(op="events.flag_share", parameters={"phase": f"{name}-p1", "rule": rule, "tick_s": NOMINAL_S}) for rule in RULES
+    }
+    return [("share of ticks flagged", {"instrument": name, "rule": rule}, recipe) for rule, recipe in recipes.items()]
+
+
+def _differential_recipes(names: Collection[str]) -> list[Wanted]:
+    """GPU less CPU, where both were recorded: who is in events more often, and first, by every rule."""
+    if not {"gpu", "cpu"} <= set(names):
+        return []
+    at = {"phase": "gpu-p1", "span": "cpu-p1", "tick_s": NOMINAL_S}
+    return [
+        (shown, {"contrast": f"gpu − cpu, {rule}"}, Recipe(op=f"differential.{quantity}", parameters={**at, "rule": rule}))
+        for rule in RULES
+        for quantity, shown in CONTRASTS.items()
+    ]
 
 
 def _phase(name: str, instrument: InstrumentRecord) -> PhaseRecord:
@@ -346,7 +382,7 @@ def _phase(name: str, instrument: InstrumentRecord) -> PhaseRecord:
     return PhaseRecord(id=f"{name}-p1", instrument=name, name="recording", t0_ns=instrument.started.t_ns, t1_ns=t1_ns)
 
 
-def _index_recipes(run: RecordedRun, name: str, monitor: str) -> list[tuple[str, dict[str, str | int | float], Recipe]]:
+def _index_recipes(run: RecordedRun, name: str, monitor: str) -> list[Wanted]:
     """The recomputation of the logged index, where there is one."""
     table_id = f"logged-{name}-1"
     names = run.table(table_id).dtype.names or () if table_id in run.reader.tables else ()

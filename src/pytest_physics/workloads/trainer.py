@@ -49,7 +49,7 @@ class StepMarksCallback(TrainerCallback):
     ) -> None:
         """Write the mark with what the training says of this step."""
         if self._pending and self._pending[0] == state.global_step and logs and "loss" in logs:
-            self._flush(loss=logs["loss"], grad_norm=logs.get("grad_norm"), lr=logs.get("learning_rate"))
+            self._flush(loss=logs["loss"], grad_norm=logs.get("grad_norm"), learning_rate=logs.get("learning_rate"))
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ANN401, ARG002
         """Write what is left."""

@@ -49,6 +49,8 @@ VIRTUAL = "virtual"
 """Clocks of simulated devices begin with this word."""
 COUNTERS = ("thermal_ns", "power_cap_ns", "power_brake_ns", "cgroup_throttled_ns")
 MIN_TICKS = 10
+MAX_TICKS_PER_SAMPLE = 100.0
+"""Beyond, a reading would stand for what nobody saw."""
 REFERENCE_BLOCKS = 6
 """Blocks at the beginning, whose mean efficiency is 1."""
 EFFICIENCY_BLOCK_TICKS = 5
@@ -69,8 +71,15 @@ def telemetry_of(data: RunData, phase_id: str, tick_s: float) -> Telemetry:
     phase = data.phase(phase_id)
     t0_ns, t1_ns = phase.t0_ns, int(phase.t1_ns or phase.t0_ns)
     trace = data.trace(phase.instrument).between(t0_ns - NS_PER_S, t1_ns)
-    ticks = np.arange(tick_s, (t1_ns - t0_ns) / NS_PER_S + 1e-9, tick_s)
     at_s = np.asarray((trace.t_ns - t0_ns) / NS_PER_S, dtype=np.float64)
+    asked = (t1_ns - t0_ns) / NS_PER_S / tick_s
+    if asked > MAX_TICKS_PER_SAMPLE * at_s.size:
+        refuse(
+            "samples", scope=phase_id, measured=at_s.size / asked, limit=1 / MAX_TICKS_PER_SAMPLE, unit="samples per tick",
+            reason=f"{at_s.size} samples lie in {asked:.4g} ticks of {tick_s:g} s (needed: 1 in {MAX_TICKS_PER_SAMPLE:g}): nearly all gap",
+            remedy="judge the stretches on either side of the gap apart",
+        )  # fmt: skip
+    ticks = np.arange(tick_s, (t1_ns - t0_ns) / NS_PER_S + 1e-9, tick_s)
     if ticks.size < MIN_TICKS or at_s.size < MIN_TICKS:
         refuse(
             "ticks", scope=phase_id, measured=float(min(ticks.size, at_s.size)), limit=float(MIN_TICKS), unit="ticks",
@@ -120,8 +129,15 @@ def watched(parameters: Parameters, data: RunData, phase_key: str = "phase") -> 
     phase, rule, tick_s = str(parameters[phase_key]), str(parameters["rule"]), float(parameters["tick_s"])
     key = f"watched|{phase}|{rule}|{tick_s}"
     if key not in data.memory:
-        telemetry = telemetry_of(data, phase, tick_s)
-        data.memory[key] = Watched(name=data.phase(phase).instrument, telemetry=telemetry, outcome=RULES[rule](telemetry))
+        telemetry, name = telemetry_of(data, phase, tick_s), data.phase(phase).instrument
+        outcome = RULES[rule](telemetry)
+        if not (outcome.evidence or RULES[rule].legacy):
+            refuse(
+                "independent evidence", scope=phase, measured=0.0, limit=1.0, unit="channels",
+                reason=f"{name} has neither reasons nor throttle counters of its driver: no event could be found, whatever happened",
+                remedy="record a device that has them; this one can be judged by its clock and temperature only",
+            )  # fmt: skip
+        data.memory[key] = Watched(name=name, telemetry=telemetry, outcome=outcome)
     found: Watched = data.memory[key]
     return found
 
