@@ -28,7 +28,8 @@ from study_page import Row, page, publish
 from pytest_physics.clock import utc_now
 from pytest_physics.fleet.collect import Collected, Outcome
 from pytest_physics.fleet.collect import Row as TaskRow
-from pytest_physics.fleet.folder import COLLECTED, FleetFolder, Jobs
+from pytest_physics.fleet.folder import FleetFolder, Jobs
+from pytest_physics.fleet.markers import COLLECTED
 from pytest_physics.fleet.page import build_page
 from pytest_physics.fleet.plan import FleetPlan, Point
 from pytest_physics.history.build import add_runs

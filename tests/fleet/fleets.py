@@ -16,7 +16,8 @@ from pytest_physics.claims import ClaimStatement, Judge
 from pytest_physics.clock import utc_now
 from pytest_physics.config import load_settings
 from pytest_physics.errors import RefutedClaim
-from pytest_physics.fleet.folder import DoneRecord, FleetFolder, Jobs, StartRecord
+from pytest_physics.fleet.folder import FleetFolder, Jobs
+from pytest_physics.fleet.markers import DoneRecord, StartRecord
 from pytest_physics.fleet.plan import FleetPlan, Point
 from pytest_physics.metrology.uncertainty import Recipe
 from pytest_physics.record.job import requirement

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tarfile
+from dataclasses import asdict, replace
 
 import pytest
 from fleet.fleets import Engine, made_run, new_fleet, publish
@@ -101,7 +102,8 @@ def test_a_changed_byte_makes_a_run_corrupt_and_no_other(fleet):
 
 def test_a_number_that_does_not_follow_is_corrupt_whatever_the_checksums_say(fleet):
     """An edited result with new checksums is found by ``verify``."""
-    from pytest_physics.fleet.folder import DONE, checksums, done_of
+    from pytest_physics.fleet.folder import done_of
+    from pytest_physics.fleet.markers import DONE, checksums
     from pytest_physics.record.writer import digests, manifest_text
 
     folder, run = fleet.finished_tasks()[0], run_of(fleet, 0)
@@ -110,8 +112,7 @@ def test_a_number_that_does_not_follow_is_corrupt_whatever_the_checksums_say(fle
     edited["estimate"]["value"] *= 0.5
     (run / "results.jsonl").write_text("\n".join([json.dumps(edited), *lines[1:]]) + "\n")
     (run / "MANIFEST.sha256").write_text(manifest_text(digests(run)))
-    done = done_of(folder).model_copy(update={"files": checksums(folder)})
-    (folder / DONE).write_text(done.model_dump_json())
+    (folder / DONE).write_text(json.dumps(asdict(replace(done_of(folder), files=checksums(folder)))))
     found = collect(fleet, Engine(ended(0, 1)))
     assert outcomes(found) == [Outcome.CORRUPT, Outcome.MERGED]
     assert "results.jsonl" in found.rows[0].reason

@@ -87,6 +87,7 @@ def test_a_runner_that_was_killed_leaves_lost_tasks(project):
         (("bench/", "--executor", "local", "--time", "soon"), "'--time soon' is no limit"),
         (("bench/", "--executor", "local", "--time", "2"), "at least 180 s"),
         (("bench/", "--executor", "local", "--physics-runs", "x"), "--physics-runs is set by the fleet itself"),
+        (("bench/", "--executor", "local", "--at-once", "-1"), "'--at-once -1' must be at least 1"),
         (("--executor", "local"), "say what to run"),
         (("nowhere/", "--executor", "local"), "no Python file is below"),
         (("bench/", "--executor", "local", "--array", "absent.json"), "cannot read absent.json"),
@@ -99,13 +100,22 @@ def test_wrong_use_is_one_message_and_submits_nothing(project, arguments, messag
     found = CliRunner().invoke(app, ["submit", *arguments, "--fleet", str(tmp_path / "none")])
     assert isinstance(found.exception, PhysicsError)
     assert message in str(found.exception)
-    assert not (tmp_path / "none" / "jobs.json").exists()
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_fleet_is_not_overwritten(ran):
     """Results of two fleets are never mixed."""
     done = ran.run("submit", "bench/", "--executor", "local", "--fleet", "ran", code=2)
     assert "holds a fleet already" in done.stderr
+    done = ran.run("submit", "bench/", "--executor", "local", "--fleet", "bench", code=2)
+    assert "holds other files already" in done.stderr
+    assert [path.name for path in (ran.path / "bench").glob("*.*")] == ["test_point.py"]
+
+
+def test_a_fleet_that_has_ended_cannot_be_cancelled(ran):
+    """Nothing is told to end that has ended, and the command says so; a task that never began stays cancelled."""
+    assert "1 task was told to end; 3 had ended already" in ran.run("cancel", "ran").stdout
+    assert ran.run("status", "ran").stdout.count("finished") == 3
 
 
 def _plan(made_fleet, tmp_path, *arguments):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from dataclasses import replace
@@ -15,6 +16,7 @@ from pytest_physics.fleet.collect import collect
 from pytest_physics.fleet.compare import comparisons, forbidden, group_models
 from pytest_physics.fleet.evidence import best_batch, read_hosts, refused
 from pytest_physics.fleet.executor import TaskState, TaskStatus
+from pytest_physics.fleet.figures import hardware_drawings
 from pytest_physics.fleet.page import build_page
 from pytest_physics.fleet.publish import publish_fleet
 from pytest_physics.record.schema import GateRecord
@@ -66,7 +68,10 @@ def test_every_number_is_that_of_its_run(fleet, page):
 def test_verdicts_and_outcomes_stand_in_the_matrix(page):
     """One refuted claim leads to its details; the task without a run is lost and in no row of hosts."""
     data = data_of(page)
-    assert [host["verdicts"]["toy.energy"] for host in data["hosts"]] == ["VALIDATED"] * 5 + ["REFUTED"]
+    (column,) = [i for i, claim in enumerate(data["claims"]) if claim == "toy.energy"]
+    assert [data["letters"][host["verdicts"][column]] for host in data["hosts"]] == ["VALIDATED"] * 5 + ["REFUTED"]
+    cells = re.findall(r"</th>((?:<td.*)+)</tr>", page[page.index('class="matrix"') : page.index("<tfoot>")])
+    assert [row.split("<td")[1 + column][:2] for row in cells] == [">✓"] * 5 + [" c"]
     assert re.search(r'href="\./runs/7_5%40n5/[^"]*/report\.html#claim-toy-energy[^"]*" aria-label="REFUTED"', page)
     assert "6 of 7 runs merged; 1 lost" in page
     assert "validated, of those that tested it" in page
@@ -165,11 +170,73 @@ def test_groups_are_of_equal_cards(hosts):
 
 def test_an_outlier_is_named(hosts):
     """One host twice as costly as its equals."""
-    result = hosts[2].numbers["token"]
-    estimate = result.estimate.model_copy(update={"value": 2 * result.estimate.value})
-    odd = replace(hosts[2], numbers={**hosts[2].numbers, "token": result.model_copy(update={"estimate": estimate})})
-    (token,) = [group for group in group_models([*hosts[:2], odd, *hosts[3:]]) if group.metric.key == "token"]
+    (token,) = [group for group in group_models(_odd(hosts)) if group.metric.key == "token"]
     assert [host.name for host, _ in token.outliers] == ["p2@n2"]
+
+
+def _odd(hosts, name="p2@n2"):
+    """The same hosts, one of them twice as costly as its equals."""
+    return [_costing(host, 2.0) if host.name == name else host for host in hosts]
+
+
+def _costing(host, factor, **changes):
+    result = host.numbers["token"]
+    estimate = result.estimate.model_copy(update={"value": factor * result.estimate.value, **changes})
+    return replace(host, numbers={**host.numbers, "token": result.model_copy(update={"estimate": estimate})})
+
+
+def _token_drawing(hosts):
+    (found,) = [drawing for drawing in hardware_drawings(hosts, group_models(hosts)) if drawing.id == "fig-fleet-token"]
+    return found
+
+
+def test_cards_are_drawn_by_model_with_their_outliers(hosts):
+    """A row for each model with the number of its hosts; a host that does not belong is named in drawing and caption."""
+    drawing = _token_drawing(_odd(hosts))
+    assert "rtx4080-laptop (5)" in drawing.svg
+    assert "a100 (1)" in drawing.svg
+    assert "✗ p2@n2" in drawing.svg
+    assert "1 outlier (p2@n2)" in drawing.caption
+    assert "✗" not in _token_drawing(hosts).svg
+    assert _token_drawing(hosts).svg == _token_drawing(hosts).svg
+
+
+def test_refused_numbers_are_not_drawn(hosts):
+    """They are left out, and the caption names the hosts; without any other there is no drawing."""
+    gate = GateRecord(name="throttling", scope="x", measured=1.0, limit=0.0, unit="1", passed=False, reason="it was throttled")
+    bad = [replace(h, numbers={"token": h.numbers["token"].model_copy(update={"gates": [gate]})}) for h in hosts]
+    drawing = _token_drawing([bad[0], *hosts[1:]])
+    assert "rtx4080-laptop (4)" in drawing.svg
+    assert drawing.caption.endswith("Left out, refused by their own gates: p0@n0.")
+    assert _token_drawing(bad).svg == ""
+
+
+@pytest.mark.parametrize(("n", "quantiles"), [(40, False), (41, True)])
+def test_many_hosts_are_drawn_as_quantiles(hosts, n, quantiles):
+    """More than forty of one model are a line each no more; the drawing does not grow with them."""
+    many = [_costing(replace(hosts[0], name=f"h{i}"), 1 + 0.001 * i) for i in range(n)]
+    drawing = _token_drawing(many)
+    assert ("quantiles" in drawing.caption) == quantiles
+    assert (len(re.findall("<use", drawing.svg)) > n) != quantiles
+
+
+def test_hosts_that_ran_other_settings_are_no_group(hosts):
+    """Of many hosts a mean is taken only of those that ran the same; pairs of others are counted, not compared."""
+    run = hosts[0].run
+    other = [replace(hosts[0], name=f"h{i}", run=run.model_copy(update={"config": {**run.config, "point": i}})) for i in range(12)]
+    (token,) = [item for item in comparisons(other) if item.metric.key == "token"]
+    assert (token.grouped, token.pairs, token.apart) == (True, [], 66)
+    (same,) = [item for item in comparisons([*other[:1] * 6, *other[1:2] * 6]) if item.metric.key == "token"]
+    assert (same.pairs, same.apart) == ([], 1)
+
+
+def test_every_pair_stands_in_the_table_beside_the_page(fleet, hosts, page):
+    """Unrounded, with the reason of each that was refused; the page says where."""
+    rows = list(csv.DictReader((fleet.path / "comparisons.csv").read_text(encoding="utf-8").splitlines()))
+    pairs = [pair for item in comparisons(hosts) for pair in item.pairs]
+    assert [(row["first"], row["second"], row["finding"]) for row in rows] == [(pair.first, pair.second, pair.finding) for pair in pairs]
+    assert [float(row["first_less_second"]) for row in rows] == [pair.difference for pair in pairs]
+    assert 'href="./comparisons.csv"' in page
 
 
 def test_a_published_copy_leads_to_its_reports(fleet, page, tmp_path):
@@ -178,7 +245,7 @@ def test_a_published_copy_leads_to_its_reports(fleet, page, tmp_path):
         published = publish_fleet(fleet, tmp_path / "out")
     assert published.read_text(encoding="utf-8") == page
     links = {unquote(link.partition("#")[0]) for link in re.findall(r'href="(\./[^"]+)"', page)}
-    assert len(links) == 1  # one run has a report
+    assert len(links) == 2  # one run has a report; and the comparisons
     assert all((tmp_path / "out" / link).is_file() for link in links)
     assert not list((tmp_path / "out").rglob("*.npy"))
 

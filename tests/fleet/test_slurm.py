@@ -139,10 +139,11 @@ def test_a_shared_allocation_is_refused(cluster, slurm):
     ],
 )
 def test_what_the_cluster_cannot_give_is_one_message(slurm, arguments, message, tmp_path):
-    """Exit code 2, the reason, and nothing is submitted."""
+    """Exit code 2, the reason, and nothing is submitted or left that would stand in the way of the next attempt."""
     done = slurm.run("submit", "bench/", *arguments, "--fleet", tmp_path / "refused", code=2)
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "refused").exists()
 
 
 def test_a_dead_controller_costs_no_run(slurm, swept, tmp_path):

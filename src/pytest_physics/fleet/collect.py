@@ -22,10 +22,11 @@ from pydantic import Field
 from pytest_physics import clock
 from pytest_physics.errors import PhysicsError, RecordError
 from pytest_physics.fleet.executor import Executor, TaskState, TaskStatus
-from pytest_physics.fleet.folder import ASIDE, COLLECTED, DONE, DoneRecord, FleetFolder, checksums, done_of, replace_text, run_in
+from pytest_physics.fleet.folder import FleetFolder, done_of
+from pytest_physics.fleet.markers import ASIDE, COLLECTED, DONE, DoneRecord, checksums, replace_text, run_in
 from pytest_physics.record import reader
 from pytest_physics.record.reader import RunReader
-from pytest_physics.record.schema import Record, RunRecord
+from pytest_physics.record.schema import ENDED_UNSAID, Record, RunRecord
 from pytest_physics.record.suite import conflicts
 from pytest_physics.record.verify import verify_run
 from pytest_physics.record.writer import digests
@@ -101,7 +102,7 @@ class Collected(Record):
     rows: list[Row]
 
 
-READ_BY_PAGE = (reader.RUN, reader.CLAIMS, reader.RESULTS, reader.BASELINES)
+READ_BY_PAGE = (reader.RUN, reader.CLAIMS, reader.CORRECTION, reader.RESULTS, reader.SENSORS)
 
 
 def collect(folder: FleetFolder, executor: Executor, *, sources: Sequence[Path] = ()) -> Collected:
@@ -156,7 +157,7 @@ def _lost(status: TaskStatus, began: bool, left: str) -> str:
         return f"it began and is gone without an end marker{engine}" + (f"; what it wrote is in {left}" if left else "")
     return (
         f"it is gone from the queue without having begun here{engine}: node '{status.node or 'unknown'}' may not share this file system. "
-        "Copy its results by hand and collect them."
+        "Submit from a directory that all nodes share, or run pytest there by hand and collect its run directory."
     )
 
 
@@ -215,7 +216,7 @@ def _usable(folder: FleetFolder, run: Path, record: RunRecord) -> tuple[Outcome,
     if not folder.plan.suite.keys() & record.suite.keys():
         return Outcome.FOREIGN, "none of its test files is one of the fleet's; collect it in a fleet of its own"
     if record.state != "completed":
-        why = "it was killed, or still runs" if record.state == "running" else record.end_reason
+        why = ENDED_UNSAID if record.state == "running" else record.end_reason
         return Outcome.INCOMPLETE, why
     found = verify_run(run)
     if found.findings:
@@ -315,6 +316,11 @@ def _adopt(folder: FleetFolder, path: Path, name: str, *, whole: bool) -> Path:
     except OSError as error:
         raise RecordError(f"cannot copy {path} to {final}: {error.strerror or error}; free space, and collect again.") from None
     return final
+
+
+def refusals(found: Collected) -> int:
+    """How many rows are not merged, and never will be by waiting."""
+    return sum(row.outcome is not Outcome.MERGED for row in found.rows)
 
 
 def counted(rows: Iterable[Row]) -> dict[Outcome, int]:

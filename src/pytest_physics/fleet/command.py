@@ -27,7 +27,9 @@ def answer(command: Sequence[str], *, timeout_s: float) -> str:
     """Standard output of ``command``; raises :class:`EngineSilentError` or :class:`EngineError` with what the program said."""
     name = command[0]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)  # noqa: S603 -- arguments, no shell
+        done = subprocess.run(  # noqa: S603 -- arguments, no shell
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout_s, check=False
+        )  # fmt: skip
     except FileNotFoundError:
         raise EngineError(f"'{name}' is not installed here: run this where Slurm's commands are, or add --executor local.") from None
     except subprocess.TimeoutExpired:

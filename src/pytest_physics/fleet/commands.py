@@ -62,8 +62,7 @@ def status(
     wait: Annotated[float, typer.Option(help="wait up to this many seconds until every task has ended")] = 0.0,
 ) -> None:
     """Say where every task of FLEET stands; exit code 1 while some have not ended."""
-    from pytest_physics.fleet.executor import TaskState
-    from pytest_physics.fleet.merge import executor_of
+    from pytest_physics.fleet.executor import TaskState, executor_of
 
     folder = _folder(fleet)
     engine = executor_of(folder)
@@ -86,12 +85,14 @@ def status(
 @app.command()
 def cancel(fleet: FleetArgument, tasks: TasksOption = "") -> None:
     """End tasks of FLEET; runs in progress are finalised, and what they measured stays readable."""
-    from pytest_physics.fleet.merge import executor_of
+    from pytest_physics.fleet.executor import executor_of
 
     folder = _folder(fleet)
-    chosen = _tasks(folder, tasks)
-    executor_of(folder).cancel(folder, chosen)
-    typer.echo(f"{len(chosen)} tasks were told to end")
+    chosen, finished = _tasks(folder, tasks), folder.finished_tasks()
+    going = [task for task in chosen if task not in finished]
+    executor_of(folder).cancel(folder, going)
+    ended = f"; {len(chosen) - len(going)} had ended already" if len(going) < len(chosen) else ""
+    typer.echo(f"{len(going)} {'task was' if len(going) == 1 else 'tasks were'} told to end{ended}")
 
 
 @app.command()
@@ -103,7 +104,8 @@ def collect(
 ) -> None:
     """Check and merge what there is, any subset, again and again; exit code 1 where a task has no usable run."""
     from pytest_physics.fleet.collect import collect as collect_fleet
-    from pytest_physics.fleet.merge import executor_of, refusals
+    from pytest_physics.fleet.collect import refusals
+    from pytest_physics.fleet.executor import executor_of
     from pytest_physics.fleet.page import build_page
 
     folder = _folder(fleet)

@@ -26,7 +26,8 @@ PLACES = ("runs", "device", "seed", "profile")
 """Settings that say where and on what a run ran; what a profile changes is compared by itself."""
 SOFTWARE = ("python", "pytest-physics", "numpy", "scipy", "torch", "transformers")
 MOST_PAIRS = 60
-"""Pairs shown for each metric; of more hosts, one of each model under equal conditions stands for the others in its group's mean."""
+"""Pairs of hosts looked at for each metric, and lines shown; of more hosts, those of one model under equal conditions are compared as one:
+their mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,8 @@ class Comparisons:
     """Of each interval, so that all hold together with 95 %."""
     grouped: bool
     """Whether the sides are groups of hosts."""
+    apart: int = 0
+    """Pairs of groups that were not even formed: they ran different things."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +84,7 @@ class GroupModel:
     unit: str
     between: BetweenHosts
     expanded_mean: float
+    members: Sequence[HostRun]
     hosts: Sequence[tuple[HostRun, HostDeviation]]
     """Empty below :data:`~pytest_physics.metrology.between_hosts.FEWEST_HOSTS` hosts."""
 
@@ -113,8 +117,8 @@ def _workload(one: ResultRecord, other: ResultRecord) -> str:
     return _difference("the workload differs", dict(arm_of(one)), dict(arm_of(other)))
 
 
-def _settings(host: HostRun) -> dict[str, object]:
-    return dict(_flat({key: value for key, value in host.run.config.items() if key not in PLACES}))
+def _settings(host: HostRun) -> dict[str, Any]:
+    return {key: value for key, value in host.run.config.items() if key not in PLACES}
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -132,14 +136,17 @@ def _software(host: HostRun) -> dict[str, object]:
 def _fingerprints(a: HostRun, b: HostRun) -> str:
     if a.device is None or b.device is None or a.model != b.model:
         return ""
-    one, other = (dict[str, object](conditions(host.device.fingerprint.details)) for host in (a, b) if host.device)
+    one, other = (dict(conditions(host.device.fingerprint.details)) for host in (a, b) if host.device)
     return _difference("fingerprints of one model differ", one, other)
 
 
-def _difference(what: str, one: Mapping[str, object], other: Mapping[str, object]) -> str:
-    for key in sorted(one.keys() | other.keys()):
-        if one.get(key) != other.get(key):
-            return f"{what}: {key} is {one.get(key, 'absent')} and {other.get(key, 'absent')}"
+def _difference(what: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    if one == other:
+        return ""
+    here, there = dict(_flat(one)), dict(_flat(other))
+    for key in sorted(here.keys() | there.keys()):
+        if here.get(key) != there.get(key):
+            return f"{what}: {key} is {here.get(key, 'absent')} and {there.get(key, 'absent')}"
     return ""
 
 
@@ -149,7 +156,7 @@ def _difference(what: str, one: Mapping[str, object], other: Mapping[str, object
 def comparisons(hosts: Sequence[HostRun]) -> list[Comparisons]:
     """Every metric that at least two hosts have."""
     found = [_compared(metric, hosts) for metric in METRICS]
-    return [item for item in found if item.pairs]
+    return [item for item in found if item.pairs or item.apart]
 
 
 def _compared(metric: Metric, hosts: Sequence[HostRun]) -> Comparisons:
@@ -159,10 +166,15 @@ def _compared(metric: Metric, hosts: Sequence[HostRun]) -> Comparisons:
     grouped = math.comb(len(sides), 2) > MOST_PAIRS
     if grouped:
         sides = _group_sides(sides)
-    count = math.comb(len(sides), 2)
-    coverage = 1 - (1 - COVERAGE) / count if count else COVERAGE
-    pairs = [_pair(a, b, coverage) for a, b in combinations(sides, 2)][: 10 * MOST_PAIRS]
-    return Comparisons(metric=metric, pairs=pairs, left_out=left_out, coverage=coverage, grouped=grouped)
+    classes: dict[str, list[Side]] = {}
+    for side in sides:  # of a sweep of hundreds of points no two ran the same: nobody reads ten thousand reasons
+        classes.setdefault(_ran(side.host, side.result) if grouped else "", []).append(side)
+    formed = [pair for equal in classes.values() for pair in combinations(equal, 2)]
+    whys = [(a, b, forbidden(a.host, b.host, a.result, b.result)) for a, b in formed]
+    coverage = 1 - (1 - COVERAGE) / max(1, sum(not why for *_, why in whys))
+    pairs = [_pair(a, b, coverage, why) for a, b, why in whys]
+    apart = math.comb(len(sides), 2) - len(formed)
+    return Comparisons(metric=metric, pairs=pairs, left_out=left_out, coverage=coverage, grouped=grouped, apart=apart)
 
 
 def _side(host: HostRun, result: ResultRecord) -> Side:
@@ -174,10 +186,19 @@ def _side(host: HostRun, result: ResultRecord) -> Side:
 
 def _group_sides(sides: Sequence[Side]) -> list[Side]:
     """One side for each group of equal hosts: the mean, with the hosts' differences in its uncertainty."""
-    groups: dict[tuple[object, ...], list[Side]] = {}
+    groups: dict[str, list[Side]] = {}
     for side in sides:
-        groups.setdefault((side.host.group, arm_of(side.result)), []).append(side)
+        groups.setdefault(equal_key(side.host, side.result), []).append(side)
     return [_group_side(group) for group in groups.values()]
+
+
+def equal_key(host: HostRun, result: ResultRecord) -> str:
+    """Equal for two numbers of cards of one model, where nothing forbids to compare them."""
+    return f"{host.group} {_ran(host, result)}"
+
+
+def _ran(host: HostRun, result: ResultRecord) -> str:
+    return repr((arm_of(result), _settings(host), _software(host), result.estimate.provenance))
 
 
 def _group_side(group: Sequence[Side]) -> Side:
@@ -191,8 +212,7 @@ def _group_side(group: Sequence[Side]) -> Side:
     )  # fmt: skip
 
 
-def _pair(a: Side, b: Side, coverage: float) -> Pair:
-    why = forbidden(a.host, b.host, a.result, b.result)
+def _pair(a: Side, b: Side, coverage: float, why: str) -> Pair:
     if why:
         return Pair(first=a.name, second=b.name, difference=None, expanded=None, unit=a.unit, finding="refused", reason=why)
     difference, u = a.value - b.value, math.hypot(a.u, b.u)
@@ -224,8 +244,7 @@ def _models(metric: Metric, hosts: Sequence[HostRun]) -> Iterator[GroupModel]:
     for host in hosts:
         result = host.numbers.get(metric.key)
         if result is not None and not refused(result):
-            key = (host.group, arm_of(result), tuple(_settings(host).items()), tuple(_software(host).items()), result.estimate.provenance)
-            groups.setdefault(repr(key), []).append(host)
+            groups.setdefault(equal_key(host, result), []).append(host)
     for group in groups.values():
         if len(group) > 1:
             yield _model(metric, group)
@@ -238,7 +257,7 @@ def _model(metric: Metric, group: Sequence[HostRun]) -> GroupModel:
     deviations = host_deviations(values, u) if len(group) >= FEWEST_HOSTS else ()
     return GroupModel(
         metric=metric, model=group[0].model, unit=estimates[0].unit, between=between,
-        expanded_mean=coverage_factor(between.dof) * between.u_mean, hosts=list(zip(group, deviations, strict=False)),
+        expanded_mean=coverage_factor(between.dof) * between.u_mean, members=group, hosts=list(zip(group, deviations, strict=False)),
     )  # fmt: skip
 
 

@@ -6,21 +6,22 @@ number that its own gates refuse is shown as refused, never as a number.
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from pydantic import BaseModel
 
 from pytest_physics.claims import SEVERITY
 from pytest_physics.clock import NS_PER_S
 from pytest_physics.errors import PhysicsError
 from pytest_physics.fleet.collect import READ_BY_PAGE, Outcome, Row
-from pytest_physics.fleet.folder import file_digest
+from pytest_physics.fleet.markers import file_digest
 from pytest_physics.metrology.decision import Verdict
 from pytest_physics.metrology.quality import Quality
-from pytest_physics.record.correction import last_attempts
-from pytest_physics.record.reader import RESULTS, RunReader
-from pytest_physics.record.schema import ClaimRecord, InstrumentRecord, ResultRecord, RunRecord, SensorRecord
+from pytest_physics.record.reader import CLAIMS, RESULTS, RunReader
+from pytest_physics.record.schema import CorrectionRecord, InstrumentRecord, ResultRecord, RunRecord, SensorRecord
 
 DEVICE = "gpu"
 """Instrument whose numbers the page compares; of a run without one, the only instrument."""
@@ -145,9 +146,7 @@ METRICS = (
     Metric(key="token", title="Energy per token at the best batch", pick=best_batch),
 )
 """What is shown and compared, in the order of the page."""
-PICKED = tuple(
-    json.dumps(quantity).encode() for quantity in ("idle power", "plateau temperature", "largest context, found", "energy per token (net)")
-)
+PICKED = re.compile(rb'"quantity": ?"(?:idle power|plateau temperature|largest context, found|energy per token \(net\))"')
 """Quantities that the metrics pick from, as they stand in ``results.jsonl``."""
 
 
@@ -164,7 +163,7 @@ def read_hosts(folder: Path, rows: Sequence[Row]) -> tuple[list[HostRun], list[R
         try:
             changed = _changed(folder / row.run, row)
             host = None if changed else _host(folder / row.run, row)
-        except (PhysicsError, OSError) as error:
+        except (PhysicsError, OSError, ValueError) as error:
             changed, host = str(error), None
         if host is None:
             now.append(row.model_copy(update={"outcome": Outcome.CORRUPT, "reason": f"{changed}; collect it again"}))
@@ -190,15 +189,18 @@ def _host(path: Path, row: Row) -> HostRun:
     picked = {metric.key: metric.pick(results) for metric in METRICS}
     return HostRun(
         row=row, run=run, device=device, name=_name(row),
-        sensor=next((s for s in reversed(reader.sensors) if s.instrument == name), None), verdicts=_verdicts(reader.claims),
+        sensor=next((s for s in reversed(reader.sensors) if s.instrument == name), None), verdicts=_verdicts(path, reader.correction),
         numbers={key: result for key, result in picked.items() if result is not None}, soak_s=_soak_s(run, name),
     )  # fmt: skip
 
 
 def _results(path: Path) -> list[ResultRecord]:
     """Results of the quantities that the page picks; the others, most of the file, are not even parsed. The run was verified."""
-    lines = (path / RESULTS).read_bytes().splitlines() if (path / RESULTS).exists() else []
-    return [ResultRecord.model_validate_json(line) for line in lines if any(word in line for word in PICKED)]
+    return [ResultRecord.model_validate_json(line) for line in _lines(path / RESULTS) if PICKED.search(line)]
+
+
+def _lines(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines() if path.exists() else []
 
 
 def _name(row: Row) -> str:
@@ -206,12 +208,23 @@ def _name(row: Row) -> str:
     return row.point if plain else f"{row.point}@{row.node}"
 
 
-def _verdicts(claims: Sequence[ClaimRecord]) -> dict[str, Cell]:
+class _Judged(BaseModel):
+    """What is read of one line of ``claims.jsonl``: a fiftieth of it."""
+
+    id: str
+    attempt: int = 1
+    verdict: Verdict
+
+
+def _verdicts(path: Path, correction: CorrectionRecord | None) -> dict[str, Cell]:
+    """Worst verdict of each claim, as it stands at the end of the run."""
+    corrected = {(entry.id, entry.attempt): entry.verdict for entry in correction.claims} if correction else {}
     found: dict[str, Cell] = {}
-    for claim in last_attempts(claims):
-        key = claim.id.partition("#")[0]
-        if key not in found or SEVERITY.index(claim.verdict) > SEVERITY.index(found[key].verdict):
-            found[key] = Cell(verdict=claim.verdict, anchor=claim.id)
+    judged = [_Judged.model_validate_json(line) for line in _lines(path / CLAIMS)]
+    for claim in {claim.id: claim for claim in judged}.values():  # the last attempt counts
+        key, verdict = claim.id.partition("#")[0], corrected.get((claim.id, claim.attempt), claim.verdict)
+        if key not in found or SEVERITY.index(verdict) > SEVERITY.index(found[key].verdict):
+            found[key] = Cell(verdict=verdict, anchor=claim.id)
     return found
 
 

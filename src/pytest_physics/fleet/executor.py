@@ -12,7 +12,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from pytest_physics.errors import RecordError
 from pytest_physics.fleet.folder import FleetFolder
+from pytest_physics.fleet.markers import JOBS
 
 
 class TaskState(StrEnum):
@@ -55,3 +57,17 @@ class Executor(Protocol):
 
     def collect(self, folder: FleetFolder, statuses: Mapping[int, TaskStatus]) -> Mapping[int, Path]:
         """Folder of each task that has ended with its marker, after the file system had time to show those that ``poll`` found ended."""
+
+
+def executor_of(folder: FleetFolder) -> Executor:
+    """The engine that the fleet was submitted to; loads that one alone."""
+    engine = folder.jobs.engine
+    if engine == "slurm":
+        from pytest_physics.fleet.slurm import SlurmExecutor  # noqa: PLC0415
+
+        return SlurmExecutor()
+    if engine == "local":
+        from pytest_physics.fleet.local import LocalExecutor  # noqa: PLC0415
+
+        return LocalExecutor()
+    raise RecordError(f"{folder.path / JOBS} names the engine '{engine}'; there are slurm and local. Restore it from a copy.")

@@ -19,13 +19,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_physics.clock import utc_now
-from pytest_physics.errors import PhysicsError
-from pytest_physics.fleet.folder import OUTPUT, DoneRecord, FleetFolder, StartRecord, run_in
-from pytest_physics.fleet.plan import FleetPlan, Point
+from pytest_physics.errors import PhysicsError, RecordError
+from pytest_physics.fleet.markers import OUTPUT, PLAN, DoneRecord, StartRecord, begin, finish, read_plan, run_in
 from pytest_physics.record.told import JOB_VARIABLE
 
 FINALISE_S = 60.0
 """Time that pytest has between SIGTERM and SIGKILL to finalise its run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What a node needs to know of the plan to run one task; ``fleet submit`` has validated it."""
+
+    fleet: str
+    number: int
+    point: str
+    directory: str
+    """Where pytest is started."""
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,34 +48,46 @@ class Ended:
     problem: str = ""
 
 
-def run_task(folder: FleetFolder, task: int, *, array: str, limit_s: float | None = None) -> Path:
-    """Run one task to its end marker and return its folder; ``limit_s`` for engines that set no limit of their own."""
-    plan, point = folder.plan, folder.plan.points[task]
-    node = os.environ.get("SLURMD_NODENAME") or platform.node()
-    identity = f"{array}_{task}@{node}"
-    start = StartRecord(task=task, identity=identity, node=node, pid=os.getpid(), started_utc=utc_now())
-    aside = folder.begin(start)
-    told = {"identity": identity, "fleet": plan.id, "task": task, "point": point.name, "node": node}
-    ended = _pytest(plan, point, aside, told, limit_s)
+def read_task(fleet: Path, number: int) -> Task:
+    """Task ``number`` of the plan in ``fleet``."""
+    plan = read_plan(fleet)
+    try:
+        point = plan["points"][number]
+        return Task(
+            fleet=plan["id"], number=number, point=point["name"], directory=plan["directory"],
+            arguments=[*plan["pytest_args"], *point["args"]], environment=point["env"],
+        )  # fmt: skip
+    except (LookupError, TypeError) as error:
+        raise RecordError(f"{fleet / PLAN} says nothing of task {number} ({error!r}); restore it from a copy.") from None
+
+
+def run_task(fleet: Path, number: int, *, array: str, limit_s: float | None = None) -> tuple[Path, int]:
+    """Run one task to its end marker; its folder, and pytest's exit status. ``limit_s`` is for engines that set no limit of their own."""
+    task, node = read_task(fleet, number), os.environ.get("SLURMD_NODENAME") or platform.node()
+    identity = f"{array}_{number}@{node}"
+    start = StartRecord(task=number, identity=identity, node=node, pid=os.getpid(), started_utc=utc_now())
+    aside = begin(fleet, start)
+    told = {"identity": identity, "fleet": task.fleet, "task": number, "point": task.point, "node": node}
+    ended = _pytest(task, aside, told, limit_s)
     run = run_in(aside)
     record = DoneRecord(
-        fleet=plan.id, task=task, identity=identity, node=node, exit_status=ended.status, run=run.name if run else "",
+        fleet=task.fleet, task=number, identity=identity, node=node, exit_status=ended.status, run=run.name if run else "",
         problem=ended.problem or ("" if run else "pytest wrote no run directory; its output says why"),
         started_utc=start.started_utc, ended_utc=utc_now(),
     )  # fmt: skip
-    return folder.finish(aside, record)
+    return finish(fleet, aside, record), ended.status
 
 
-def _pytest(plan: FleetPlan, point: Point, aside: Path, told: Mapping[str, object], limit_s: float | None) -> Ended:
-    command = [sys.executable, "-m", "pytest", *plan.pytest_args, *point.args, "--physics", "--physics-runs", _runs(aside, plan.directory)]
-    environment = {**os.environ, **point.env, JOB_VARIABLE: json.dumps(told)}
+def _pytest(task: Task, aside: Path, told: Mapping[str, object], limit_s: float | None) -> Ended:
+    command = [sys.executable, "-m", "pytest", *task.arguments, "--physics", "--physics-runs", _runs(aside, task.directory)]
+    environment = {**os.environ, **task.environment, JOB_VARIABLE: json.dumps(told)}
     with (aside / OUTPUT).open("wb") as output:
         try:
             child = subprocess.Popen(  # noqa: S603 -- arguments, no shell
-                command, cwd=plan.directory, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+                command, cwd=task.directory, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
             )  # fmt: skip
         except OSError as error:
-            return Ended(status=127, problem=f"pytest cannot start in {plan.directory}: {error.strerror}; is it shared with this node?")
+            return Ended(status=127, problem=f"pytest cannot start in {task.directory}: {error.strerror}; is it shared with this node?")
         with _handing_on(child):
             return _wait(child, limit_s)
 
@@ -114,15 +138,13 @@ def _ended(code: int) -> Ended:
 
 def main(arguments: Sequence[str]) -> int:
     """Entry point of a Slurm task: directory of the fleet, and the first task of this array."""
-    folder, offset = FleetFolder(Path(arguments[0])), int(arguments[1])
     array = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ["SLURM_JOB_ID"]
     try:
-        done = run_task(folder, offset + int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")), array=array)
+        number = int(arguments[1]) + int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
+        return run_task(Path(arguments[0]), number, array=array)[1]
     except PhysicsError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    record = json.loads((done / "DONE.json").read_text(encoding="utf-8"))
-    return int(record["exit_status"])
 
 
 if __name__ == "__main__":

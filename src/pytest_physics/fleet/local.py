@@ -25,8 +25,9 @@ from pytest_physics.devices.discover import choose_devices
 from pytest_physics.devices.lock import DeviceLock
 from pytest_physics.errors import ConfigurationError, DeviceBusyError, PhysicsError
 from pytest_physics.fleet.executor import TaskState, TaskStatus
-from pytest_physics.fleet.folder import DoneRecord, FleetFolder, Jobs, StartRecord
+from pytest_physics.fleet.folder import FleetFolder, Jobs
 from pytest_physics.fleet.job import run_task
+from pytest_physics.fleet.markers import DoneRecord, StartRecord
 from pytest_physics.fleet.plan import FleetPlan, Point
 
 DEFAULT_LIMIT_S = 24 * 3600.0
@@ -70,10 +71,7 @@ class LocalExecutor:
 
     def cancel(self, folder: FleetFolder, tasks: Sequence[int]) -> None:
         """Mark tasks as cancelled; the one in progress is told to end."""
-        marks = folder.path / "cancelled"
-        marks.mkdir(exist_ok=True)
-        for task in tasks:
-            (marks / str(task)).touch()
+        folder.mark_cancelled(tasks)
         for task in tasks:
             started = folder.started(task)
             if started and task not in folder.finished_tasks() and runner_alive(folder):
@@ -95,15 +93,11 @@ def runner_alive(folder: FleetFolder) -> bool:
         return False
 
 
-def _cancelled(folder: FleetFolder, task: int) -> bool:
-    return (folder.path / "cancelled" / str(task)).exists()
-
-
 def _status(folder: FleetFolder, task: int, *, alive: bool, ended: bool) -> TaskStatus:
     node, started = platform.node(), folder.started(task) is not None
     if ended:
         return TaskStatus(state=TaskState.ENDED, node=node)
-    if _cancelled(folder, task) and not (started and alive):
+    if folder.was_cancelled(task) and not (started and alive):
         return TaskStatus(state=TaskState.CANCELLED, node=node)
     if not alive:
         return TaskStatus(state=TaskState.ENDED, node=node, reason="the local runner has died; its log is logs/local.log")
@@ -118,11 +112,11 @@ def run_all(folder: FleetFolder) -> None:
     signal.signal(signal.SIGTERM, lambda *_: None)  # between tasks there is nothing to end; ignored signals would stay ignored in pytest
     limit_s = folder.plan.time_s or DEFAULT_LIMIT_S
     for task, point in enumerate(folder.plan.points):
-        if _cancelled(folder, task):
+        if folder.was_cancelled(task):
             continue
         try:
             with device_locks(folder.plan, point):
-                run_task(folder, task, array=ARRAY, limit_s=limit_s)
+                run_task(folder.path, task, array=ARRAY, limit_s=limit_s)
         except PhysicsError as error:
             _not_started(folder, task, str(error))
 

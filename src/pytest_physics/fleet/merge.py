@@ -1,35 +1,42 @@
-"""What runs when all tasks have ended: collect, and build the page. Also the body of ``fleet collect`` and ``fleet report``."""
+"""What runs when all tasks have ended: collect, and build the page, as ``fleet collect`` does."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from pytest_physics.errors import PhysicsError
-from pytest_physics.fleet.collect import Collected, Outcome, collect
-from pytest_physics.fleet.executor import Executor
-from pytest_physics.fleet.folder import FleetFolder
-from pytest_physics.fleet.local import LocalExecutor
-from pytest_physics.fleet.page import build_page
-from pytest_physics.fleet.slurm import SlurmExecutor
 
-ENGINES: dict[str, type[SlurmExecutor | LocalExecutor]] = {"slurm": SlurmExecutor, "local": LocalExecutor}
-"""Engine's name in ``jobs.json`` to its executor."""
+SELDOM = ("fft", "integrate", "interpolate", "linalg", "ndimage", "optimize", "signal", "special", "stats")
+"""Parts of scipy that some recipes need. All of them take half of the time that an interpreter needs to be ready to merge."""
 
 
-def executor_of(folder: FleetFolder) -> Executor:
-    """The engine that the fleet was submitted to."""
-    return ENGINES[folder.jobs.engine]()
+class _Deferred(ModuleType):
+    """A module that loads when it is first used."""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(import_module(self.__name__), name)
 
 
-def refusals(found: Collected) -> int:
-    """How many rows are not merged, and never will be by waiting."""
-    return sum(row.outcome is not Outcome.MERGED for row in found.rows)
+def defer(package: str, names: Sequence[str]) -> None:
+    """Let ``from package import name`` cost nothing until ``name`` is used; whoever imports the module itself still gets it."""
+    parent = import_module(package)
+    for name in names:
+        if f"{package}.{name}" not in sys.modules:
+            setattr(parent, name, _Deferred(f"{package}.{name}"))
 
 
 def main(arguments: Sequence[str]) -> int:
     """Entry point of the merge job."""
+    defer("scipy", SELDOM)
+    from pytest_physics.fleet.collect import collect, refusals  # noqa: PLC0415 -- after what they import was deferred
+    from pytest_physics.fleet.executor import executor_of  # noqa: PLC0415
+    from pytest_physics.fleet.folder import FleetFolder  # noqa: PLC0415
+    from pytest_physics.fleet.page import build_page  # noqa: PLC0415
+
     try:
         folder = FleetFolder(Path(arguments[0]))
         found = collect(folder, executor_of(folder))

@@ -1,12 +1,16 @@
 """The fleet as one self-contained HTML page, in the look of the run report.
 
 What became of every task, verdicts of every host, their cards side by side, comparisons and outliers.
-No network, no script, no other file; the same collection of the same runs gives the same bytes. What a row links to lies beside the page.
+No network, no script; the same collection of the same runs gives the same bytes. What a row links to lies beside the page, and so does
+``comparisons.csv`` with every pair that was compared, of which the page shows so many as can be read.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +18,15 @@ from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from pytest_physics import report as run_report
 from pytest_physics.errors import RecordError
-from pytest_physics.fleet.collect import PENDING, Outcome, Row, counted, last_collected
-from pytest_physics.fleet.compare import Comparisons, GroupModel, comparisons, group_models
+from pytest_physics.fleet.collect import PENDING, Collected, Outcome, Row, counted, last_collected
+from pytest_physics.fleet.compare import MOST_PAIRS, Comparisons, GroupModel, Pair, comparisons, group_models
 from pytest_physics.fleet.evidence import METRICS, HostRun, read_hosts, refused
-from pytest_physics.fleet.folder import PAGE, FleetFolder
+from pytest_physics.fleet.folder import FleetFolder
+from pytest_physics.fleet.markers import PAGE
 from pytest_physics.metrology.between_hosts import FEWEST_HOSTS
 from pytest_physics.metrology.decision import Verdict
 from pytest_physics.metrology.uncertainty import COVERAGE, coverage_factor
@@ -37,6 +42,11 @@ OUTCOME_STYLES = {
     Outcome.UNKNOWN: ("inconclusive", "?"), Outcome.NOT_SUBMITTED: ("not-tested", "○"),
 }  # fmt: skip
 """Colour class and sign of each outcome; the word always stands beside them."""
+LETTERS = {Verdict.VALIDATED: "V", Verdict.REFUTED: "R", Verdict.INVALID: "I", Verdict.INCONCLUSIVE: "U", Verdict.NOT_TESTED: "N"}
+"""Class of a cell of the matrix, and what stands for it in the data: of 200 hosts there are tens of thousands."""
+NOT_JUDGED = "."
+COMPARISONS = "comparisons.csv"
+MOST_LEFT_OUT = 5
 LEVELS = 2.0
 """Coverage factor of what a sensor model states as standard uncertainties."""
 
@@ -58,8 +68,8 @@ class HostView:
 
     host: HostRun
     report: str
-    cells: Sequence[tuple[str, str, str, str]]
-    """Verdict, class, sign and address for each claim; empty words where the run did not judge it."""
+    cells: Markup
+    """A cell for each claim; empty where the run did not judge it."""
     numbers: Sequence[tuple[str, str]]
     """Text and small print for each metric."""
     soak: str
@@ -67,34 +77,42 @@ class HostView:
 
 
 def build_page(folder: FleetFolder) -> Path:
-    """Write ``report.html`` of a fleet from what was collected last, in one step, and return its path."""
-    path = folder.path / PAGE
+    """Write ``report.html`` and ``comparisons.csv`` of a fleet from what was collected last, each in one step; return the page's path."""
+    page, compared = render(folder)
+    _write(folder.path / COMPARISONS, compared)
+    return _write(folder.path / PAGE, page)
+
+
+def _write(path: Path, text: str) -> Path:
     aside = path.with_name(f".{path.name}.new")
     try:
-        aside.write_text(render(folder), encoding="utf-8", errors="replace")
+        aside.write_text(text, encoding="utf-8", errors="replace")
         aside.replace(path)
     except OSError as error:
         raise RecordError(f"cannot write {path}: {error.strerror}; free space, or make the directory writable, and build again.") from error
     return path
 
 
-def render(folder: FleetFolder) -> str:
-    """The page as text."""
+def render(folder: FleetFolder) -> tuple[str, str]:
+    """The page, and its comparisons, as text."""
     folders = [Path(__file__).parent / "templates", Path(str(run_report.__file__)).parent / "templates"]
     environment = Environment(
         loader=FileSystemLoader(folders), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(plural=fmt.plural, svg=Markup)
-    page = environment.get_template("fleet.html.j2").render(context(folder))
-    return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", page)  # control characters are not HTML
-
-
-def context(folder: FleetFolder) -> dict[str, Any]:
-    """Everything the template needs."""
     collected = last_collected(folder)
     hosts, rows = read_hosts(folder.path, collected.rows)
+    compared = comparisons(hosts)
+    page = environment.get_template("fleet.html.j2").render(context(folder, collected, hosts, rows, compared))
+    return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", page), _csv(compared)  # control characters are not HTML
+
+
+def context(
+    folder: FleetFolder, collected: Collected, hosts: Sequence[HostRun], rows: Sequence[Row], compared: Sequence[Comparisons]
+) -> dict[str, Any]:
+    """Everything the template needs."""
     claims = list(dict.fromkeys(claim for host in hosts for claim in host.verdicts))
-    compared, groups = comparisons(hosts), group_models(hosts)
+    groups = group_models(hosts)
     counts = counted(rows)
     css = _headline(rows)
     return {
@@ -106,9 +124,20 @@ def context(folder: FleetFolder) -> dict[str, Any]:
         "claims": list(enumerate(claims, start=1)), "hosts": [_host(folder, host, claims) for host in hosts], "metrics": METRICS,
         "tallies": [_tally(hosts, claim) for claim in claims], "legend": [(v.value, _css(v), GLYPHS[v]) for v in ORDER],
         "compared": [_compared_view(item) for item in compared], "groups": [_group_view(group) for group in groups],
+        **_drawn(hosts, groups), "csv": COMPARISONS,
+        "letters": [(LETTERS[v], _css(v)) for v in ORDER],
         "lone": _lone(hosts, groups), "fewest": FEWEST_HOSTS, "clocks": [row for row in rows if row.clock_note],
-        "data": _data(folder, rows, hosts),
+        "data": _data(folder, rows, hosts, claims),
     }  # fmt: skip
+
+
+def _drawn(hosts: Sequence[HostRun], groups: Sequence[GroupModel]) -> dict[str, Any]:
+    """The drawings, and how to read them; matplotlib is slow to load, and is loaded only where there is something to draw."""
+    if not any(host.numbers for host in hosts):
+        return {"figures": (), "reading": ""}
+    from pytest_physics.fleet.figures import READING, hardware_drawings  # noqa: PLC0415
+
+    return {"figures": hardware_drawings(hosts, groups), "reading": READING}
 
 
 # --- the whole ----------------------------------------------------------------------------------------------------------------
@@ -161,18 +190,23 @@ def _tally(hosts: Sequence[HostRun], claim: str) -> str:
 def _host(folder: FleetFolder, host: HostRun, claims: Sequence[str]) -> HostView:
     report = _report(folder, host.row.run)
     return HostView(
-        host=host, report=report, cells=[_cell(host, claim, report) for claim in claims],
+        host=host, report=report, cells=Markup("").join(_cell(host, claim, report) for claim in claims),
         numbers=[_number(host.numbers.get(metric.key)) for metric in METRICS], soak=fmt.duration(host.soak_s), sensor=_sensor(host),
     )  # fmt: skip
 
 
-def _cell(host: HostRun, claim: str, report: str) -> tuple[str, str, str, str]:
+def _cell(host: HostRun, claim: str, report: str) -> Markup:
+    """``<td>``, whose end HTML does not need; what was not validated says so in words, and leads to its details."""
     found = host.verdicts.get(claim)
     if found is None:
-        return "", "", "", ""
-    plain = found.verdict in {Verdict.VALIDATED, Verdict.NOT_TESTED}
-    address = "" if plain or not report else f"{report}#claim-{fmt.slug(found.anchor)}"
-    return found.verdict.value.replace("_", " "), _css(found.verdict), GLYPHS[found.verdict], address
+        return Markup("<td>")
+    sign, word = GLYPHS[found.verdict], found.verdict.value.replace("_", " ")
+    if found.verdict is Verdict.VALIDATED:
+        return Markup(f"<td>{sign}")  # noqa: S704 -- our own sign
+    if found.verdict is Verdict.NOT_TESTED or not report:
+        return Markup(f'<td class={LETTERS[found.verdict]} title="{word}">{sign}')  # noqa: S704 -- our own words
+    address = escape(f"{report}#claim-{fmt.slug(found.anchor)}")
+    return Markup(f'<td class={LETTERS[found.verdict]}><a href="{address}" aria-label="{word}">{sign}</a>')  # noqa: S704 -- escaped
 
 
 def _number(result: ResultRecord | None) -> tuple[str, str]:
@@ -205,20 +239,43 @@ def _time(value: float, u: float) -> str:
 
 
 def _compared_view(item: Comparisons) -> dict[str, Any]:
-    unit = next((pair.unit for pair in item.pairs), "1")
-    largest = max((abs(pair.difference or 0.0) + (pair.expanded or 0.0) for pair in item.pairs), default=0.0)
-    scale = fmt.scale_for(largest, unit)
-    rows = [
-        (pair, "" if pair.difference is None else str(fmt.quantity(pair.difference, pair.expanded, pair.unit, scale)))
-        for pair in item.pairs
-    ]
-    told = sum(pair.finding in {"lower", "higher"} for pair in item.pairs)
-    forbidden = sum(pair.finding == "refused" for pair in item.pairs)
+    """What the page shows of a metric: all pairs, or of many those that are furthest apart, and what refused the others."""
+    many = len(item.pairs) > MOST_PAIRS
+    compared = [pair for pair in item.pairs if pair.finding != "refused"]
+    shown = sorted(compared, key=_nearness)[:MOST_PAIRS] if many else item.pairs
+    largest = max((abs(pair.difference or 0.0) + (pair.expanded or 0.0) for pair in shown), default=0.0)
+    scale = fmt.scale_for(largest, next((pair.unit for pair in item.pairs), "1"))
+    reasons = Counter(pair.reason.partition(":")[0] for pair in item.pairs if pair.reason) if many else Counter()
+    reasons += Counter({"workload, settings or software differ": item.apart})
+    more = len(item.left_out) - MOST_LEFT_OUT
+    others = [f"and {fmt.plural(more, 'other')}; the data of this page name them"] if more > 0 else []
     return {
-        "title": item.metric.title, "rows": rows, "left_out": item.left_out, "coverage": fmt.percent(item.coverage),
-        "grouped": item.grouped,
-        "told": told, "forbidden": forbidden,
+        "title": item.metric.title, "grouped": item.grouped, "coverage": fmt.percent(item.coverage), "pairs": len(item.pairs) + item.apart,
+        "rows": [
+            (pair, "" if pair.difference is None else str(fmt.quantity(pair.difference, pair.expanded, pair.unit, scale))) for pair in shown
+        ],
+        "hidden": len(compared) - len(shown) if many else 0, "reasons": reasons.most_common(),
+        "left_out": [*item.left_out[:MOST_LEFT_OUT], *others],
+        "told": sum(pair.finding in {"lower", "higher"} for pair in item.pairs),
+        "forbidden": len(item.pairs) + item.apart - len(compared),
     }  # fmt: skip
+
+
+def _nearness(pair: Pair) -> float:
+    """Smaller for pairs that are told apart more clearly."""
+    return (pair.expanded or 0.0) / abs(pair.difference) if pair.difference else float("inf")
+
+
+def _csv(compared: Sequence[Comparisons]) -> str:
+    """Every pair that was compared, unrounded, and the reason of each that was not."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["metric", "first", "second", "first_less_second", "expanded_uncertainty", "coverage", "unit", "finding", "reason"])
+    for item in compared:
+        for pair in item.pairs:
+            numbers = [pair.difference, pair.expanded, item.coverage]
+            writer.writerow([item.metric.title, pair.first, pair.second, *numbers, pair.unit, pair.finding, pair.reason])
+    return out.getvalue()
 
 
 def _group_view(group: GroupModel) -> dict[str, Any]:
@@ -248,16 +305,17 @@ def _lone(hosts: Sequence[HostRun], groups: Sequence[GroupModel]) -> list[str]:
 # --- for machines -------------------------------------------------------------------------------------------------------------
 
 
-def _data(folder: FleetFolder, rows: Sequence[Row], hosts: Sequence[HostRun]) -> dict[str, Any]:
-    """What the page shows, as data: outcome of each task, verdicts and numbers of each host."""
+def _data(folder: FleetFolder, rows: Sequence[Row], hosts: Sequence[HostRun], claims: Sequence[str]) -> dict[str, Any]:
+    """What the page shows, as data: outcome of each task, verdicts (a letter for each claim) and numbers of each host."""
     return {
         "fleet": folder.plan.id, "coverage": COVERAGE,
-        "tasks": [row.model_dump(mode="json", exclude={"digests"}) for row in rows],
-        "hosts": [_host_data(host) for host in hosts],
+        "tasks": [row.model_dump(mode="json", exclude={"digests"}, exclude_defaults=True) for row in rows],
+        "claims": list(claims), "letters": {LETTERS[v]: v.value for v in ORDER} | {NOT_JUDGED: "not judged"},
+        "hosts": [_host_data(host, claims) for host in hosts],
     }  # fmt: skip
 
 
-def _host_data(host: HostRun) -> Mapping[str, Any]:
+def _host_data(host: HostRun, claims: Sequence[str]) -> Mapping[str, Any]:
     numbers = {
         key: {
             "value": None if refused(r) else r.estimate.value, "expanded": None if refused(r) else r.estimate.expanded,
@@ -268,5 +326,5 @@ def _host_data(host: HostRun) -> Mapping[str, Any]:
     }  # fmt: skip
     return {
         "identity": host.row.identity, "name": host.name, "run_id": host.run.run_id, "device": host.model, "soak_s": host.soak_s,
-        "verdicts": {claim: cell.verdict.value for claim, cell in host.verdicts.items()}, "numbers": numbers,
+        "verdicts": "".join(LETTERS[host.verdicts[c].verdict] if c in host.verdicts else NOT_JUDGED for c in claims), "numbers": numbers,
     }  # fmt: skip

@@ -15,9 +15,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pytest_physics.errors import ConfigurationError
+from pytest_physics.fleet.markers import PLAN_VERSION
 from pytest_physics.record.suite import suite_of
 
-PLAN_VERSION = 1
 SHORTEST_S = 180
 """Shortest limit of a task: it is told to end a minute before, and Slurm may tell it another minute earlier."""
 OWN_OPTIONS = ("--physics-runs", "--physics")
@@ -36,7 +36,7 @@ class Record(BaseModel):
 class Point(Record):
     """One task of a fleet."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.:+=-]{1,80}$")]
+    name: Annotated[str, Field(pattern=r"^[\w.:+=-]+$", max_length=80)]
     """Shown beside the node; letters, digits and ``. : + = - _``."""
     args: list[str] = Field(default_factory=list)
     """Added to pytest's arguments."""
@@ -114,8 +114,8 @@ def refuse_own_options(arguments: Iterable[str], where: str) -> None:
 def time_limit_s(text: str) -> int:
     """A limit as Slurm writes it, in seconds: minutes, ``minutes:seconds``, ``hours:minutes:seconds``, or with ``days-`` in front.
 
-    >>> time_limit_s("90"), time_limit_s("1:30"), time_limit_s("2:00:00"), time_limit_s("1-12")
-    (5400, 90, 7200, 129600)
+    >>> time_limit_s("90"), time_limit_s("5:30"), time_limit_s("2:00:00"), time_limit_s("1-12")
+    (5400, 330, 7200, 129600)
     """
     match = _TIME.fullmatch(text.strip())
     if match is None:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from pytest_physics.errors import RecordError
 from pytest_physics.fleet.collect import last_collected
-from pytest_physics.fleet.folder import COLLECTED, PAGE, FleetFolder
-from pytest_physics.fleet.page import build_page
+from pytest_physics.fleet.folder import FleetFolder
+from pytest_physics.fleet.markers import COLLECTED, PAGE
+from pytest_physics.fleet.page import COMPARISONS, build_page
 from pytest_physics.record.reader import REPORT
 
 
@@ -24,7 +25,8 @@ def publish_fleet(folder: FleetFolder, target: Path) -> Path:
     try:
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
-        shutil.copy(folder.path / COLLECTED, target)
+        for name in (COLLECTED, COMPARISONS):
+            shutil.copy(folder.path / name, target)
         for row in rows:
             report = folder.path / row.run / REPORT
             if row.run and report.is_file():

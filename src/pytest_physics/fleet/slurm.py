@@ -69,6 +69,8 @@ class SlurmExecutor:
                 folder.write_jobs(jobs)
             merge = self._submit_merge(folder, sorted({name.partition("_")[0] for name in jobs.jobs.values()}))
         except EngineError as error:
+            if not jobs.jobs:
+                raise
             sent = f"{len(jobs.jobs)} of {len(plan.points)} tasks were submitted"
             raise type(error)(
                 f"{error} {sent}: 'pytest-physics fleet status {folder.path}' shows them, 'fleet cancel' ends them."
@@ -85,13 +87,14 @@ class SlurmExecutor:
             return {task: _silent(jobs, task, str(error)) for task in tasks}
         forgotten = [name for name in jobs.values() if name not in seen]
         told = {**_accounting(forgotten), **seen}
-        return {task: told.get(jobs[task], TaskStatus(state=TaskState.ENDED)) if task in jobs else _NOT_SUBMITTED for task in tasks}
+        return {task: told.get(jobs[task]) or _forgotten(folder, task) if task in jobs else _NOT_SUBMITTED for task in tasks}
 
     def cancel(self, folder: FleetFolder, tasks: Sequence[int]) -> None:
         """``scancel``: SIGTERM now, SIGKILL after the cluster's ``KillWait``."""
         names = [name for task, name in folder.jobs.jobs.items() if task in tasks]
         if names:
             answer(["scancel", *names], timeout_s=SUBMIT_S)
+            folder.mark_cancelled(tasks)
 
     def collect(self, folder: FleetFolder, statuses: Mapping[int, TaskStatus]) -> Mapping[int, Path]:
         """Folders with their markers; a job that has just ended gets ``SETTLE_S`` for its marker to be seen."""
@@ -199,7 +202,7 @@ def nodes_named(text: str, partition: str) -> tuple[list[str], list[str]]:
         unknown = [name for name in wanted if name not in states]
         if unknown:
             raise ConfigurationError(
-                f"there is no node '{unknown[0]}' in this partition{nearest(unknown[0], states)}; 'sinfo -N' lists them."
+                f"'--nodes {text}': there is no node '{unknown[0]}' in this partition{nearest(unknown[0], states)}; 'sinfo -N' lists them."
             )
     left_out = [name for name in wanted if any(word in states[name] for word in _UNUSABLE) or states[name].endswith("*")]
     usable = [name for name in dict.fromkeys(wanted) if name not in left_out]
@@ -209,6 +212,13 @@ def nodes_named(text: str, partition: str) -> tuple[list[str], list[str]]:
 # --- asking -------------------------------------------------------------------------------------------------------------------
 
 _NOT_SUBMITTED = TaskStatus(state=TaskState.NOT_SUBMITTED)
+
+
+def _forgotten(folder: FleetFolder, task: int) -> TaskStatus:
+    """A task that nobody knows: cancelled while it waited, which even the database forgets of one among several, or ended."""
+    if folder.was_cancelled(task) and folder.started(task) is None:
+        return TaskStatus(state=TaskState.CANCELLED, reason="'fleet cancel' ended it before it began")
+    return TaskStatus(state=TaskState.ENDED)
 
 
 def _silent(jobs: Mapping[int, str], task: int, why: str) -> TaskStatus:
@@ -253,4 +263,20 @@ def _accounting(names: Sequence[str]) -> dict[str, TaskStatus]:
     except (EngineError, EngineSilentError):
         return {}
     lines = [line.split("|") for line in shown.splitlines() if line.count("|") == 2]
-    return {name: _status(state.split()[0], "", node, dead=False) for name, state, node in lines if state}
+    nodes = {line[0]: "" if line[2] == "None assigned" else line[2] for line in lines}
+    return {
+        name: _status(state.split()[0], "", nodes[listed], dead=False) for listed, state, _ in lines if state for name in task_names(listed)
+    }
+
+
+def task_names(listed: str) -> list[str]:
+    """Names of the tasks that ``sacct`` puts into one line, as it does with those that ended before they began.
+
+    >>> task_names("12_3"), task_names("12_[0,2-4%2]"), task_names("12_[0-8:4,9,...]")
+    (['12_3'], ['12_0', '12_2', '12_3', '12_4'], ['12_0', '12_4', '12_8', '12_9'])
+    """
+    array, bracket, inside = listed.partition("_[")
+    if not bracket:
+        return [listed]
+    spans = re.findall(r"(\d+)(?:-(\d+)(?::(\d+))?)?", inside.partition("%")[0])
+    return [f"{array}_{task}" for first, last, step in spans for task in range(int(first), int(last or first) + 1, int(step or 1))]

@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pytest_physics.clock import utc_now
-from pytest_physics.errors import ConfigurationError, nearest
+from pytest_physics.errors import ConfigurationError, PhysicsError, nearest
 from pytest_physics.fleet.command import EngineError
 from pytest_physics.fleet.executor import Executor
 from pytest_physics.fleet.folder import FleetFolder
+from pytest_physics.fleet.markers import JOBS
 from pytest_physics.fleet.plan import FleetPlan, Point, load_points, refuse_own_options, submitted_suite, time_limit_s
 from pytest_physics.fleet.slurm import SlurmExecutor, nodes_named, refuse_forced_sharing
 
@@ -53,6 +54,8 @@ def submit_fleet(request: Request, directory: Path) -> Sent:
     if not any(not argument.startswith("-") for argument in request.pytest_args):
         raise ConfigurationError("say what to run: 'pytest-physics fleet submit bench/ [pytest options]'.")
     refuse_own_options(request.pytest_args, "pytest's arguments")
+    if request.at_once < 0:
+        raise ConfigurationError(f"'--at-once {request.at_once}' must be at least 1, or 0 for as many as there are nodes.")
     executor, notes = _executor(request.executor)
     points, left_out = _points(request, executor)
     suite = submitted_suite(request.pytest_args, directory)
@@ -68,7 +71,12 @@ def submit_fleet(request: Request, directory: Path) -> Sent:
         at_once=request.at_once or None, suite=suite, submitted_utc=utc_now(),
     )  # fmt: skip
     folder = FleetFolder.create((directory / path).resolve(), plan)
-    executor.submit(folder)
+    try:
+        executor.submit(folder)
+    except PhysicsError:
+        if not (folder.path / JOBS).exists() or not folder.jobs.jobs:  # it was created a moment ago, and nothing will report to it
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
     return Sent(folder=folder, engine=executor.name, notes=[*notes, *left_out], shown=str(path))
 
 

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import PchipInterpolator
+from scipy import interpolate
 
 from pytest_physics.errors import ChannelUnavailableError
 from pytest_physics.metrology import routing, routing_gates
@@ -353,7 +353,7 @@ def _where(savings: FloatArray, values: FloatArray, share: float) -> float:
     kept = np.concatenate([[True], np.diff(x) > 1e-12])
     if kept.sum() < 2 or not x[0] <= share <= x[-1]:
         return math.nan
-    return float(PchipInterpolator(x[kept], y[kept])(share))
+    return float(interpolate.PchipInterpolator(x[kept], y[kept])(share))
 
 
 def _reach_gate(name: str, share: float, savings: FloatArray) -> Gate:
