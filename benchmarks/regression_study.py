@@ -12,7 +12,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from study_page import Row, page, publish
 
-from pytest_physics.metrology.between_runs import relative_change
+from pytest_physics.metrology.between_runs import MOST_NEW_RUNS, relative_change, runs_to_decide
 from pytest_physics.metrology.change_points import change_points
 from pytest_physics.metrology.decision import Verdict, decide, error_probability, holm
 from pytest_physics.metrology.uncertainty import Comparison, Component, Estimate
@@ -90,8 +90,8 @@ def false_alarm_rows(rng: np.random.Generator, trials: int) -> list[Row]:
     )
     family = float(np.mean([_any_of_many(rng, 30) for _ in range(trials // 10)]))
     rows.append(_false_row("30 unchanged metrics with --correction holm: any called worse", family, trials // 10))
-    twice = float(np.mean([_looked_at_twice(rng) for _ in range(trials)]))
-    rows.append(_told("unchanged; a second run is added where the first is INCONCLUSIVE: called worse at either look, δ = 0", twice))
+    rows += _sequential_rows(rng, trials)
+    rows.append(_advised_row("unchanged, 10 earlier runs", [as_advised(rng, History()) for _ in range(trials // 2)], "≤ 2.5 %"))
     rows.append(
         _told("unchanged, heavy tails (Student's t with 3 degrees of freedom): called worse", share(rng, History(draw=heavy), trials))
     )
@@ -128,11 +128,63 @@ def _any_of_many(rng: np.random.Generator, metrics: int) -> bool:
     return any(step.decided for step in holm([verdict(rng, History(), 0.0)[1] for _ in range(metrics)]))
 
 
-def _looked_at_twice(rng: np.random.Generator) -> bool:
-    kept = rng.normal(size=12)
-    one, two = (History(new=k, draw=lambda _, n: kept[:n].copy()) for k in (1, 2))
-    first = verdict(rng, one, 0.0)[0]
-    return first is Verdict.REFUTED or (first is Verdict.INCONCLUSIVE and verdict(rng, two, 0.0)[0] is Verdict.REFUTED)
+def _sequential_rows(rng: np.random.Generator, trials: int) -> list[Row]:
+    """A second run only where the first was not VALIDATED: which verdict counts decides how often an unchanged run is called worse."""
+    unchanged = [looked_at_twice(rng, History()) for _ in range(trials)]
+    at_limit = [looked_at_twice(rng, History(earlier=12, change=DELTA), DELTA) for _ in range(trials // 2)]
+    accepted = float(
+        np.mean([Verdict.VALIDATED in ((first, both) if first is not Verdict.VALIDATED else (first,)) for first, both in at_limit])
+    )
+    either = float(np.mean([Verdict.REFUTED in (first, both) and first is not Verdict.VALIDATED for first, both in unchanged]))
+    return [
+        _false_row(f"unchanged, δ = 0; {SECOND}, and the verdict of both together stands: called worse", called_worse(unchanged), trials),
+        _false_row(
+            f"worse by just δ = {DELTA:.0%}, 12 earlier runs; the same: called worse by more", called_worse(at_limit), len(at_limit)
+        ),
+        _told("the same: wrongly VALIDATED at the first look or at the second (2.5 % at each)", accepted),
+        _told(f"unchanged, δ = 0; {SECOND}, and REFUTED at either look counts: called worse", either),
+    ]
+
+
+SECOND = "a second run where the first was not VALIDATED"
+
+
+def looked_at_twice(rng: np.random.Generator, history: History, delta: float = 0.0) -> tuple[Verdict, Verdict]:
+    """Verdict of the first new run alone, and of two together, on one history."""
+    kept = history.draw(rng, history.earlier + 2)
+    first, both = (verdict(rng, replace(history, new=k, draw=lambda _, n: kept[:n].copy()), delta)[0] for k in (1, 2))
+    return first, both
+
+
+def called_worse(found: Sequence[tuple[Verdict, Verdict]]) -> float:
+    """How often, where a second run is made unless the first was VALIDATED, and the verdict of both together stands."""
+    return float(np.mean([first is not Verdict.VALIDATED and both is Verdict.REFUTED for first, both in found]))
+
+
+def as_advised(rng: np.random.Generator, history: History) -> tuple[Verdict, int]:
+    """Verdict that stands, and new runs made, δ = 0: after one that was not VALIDATED so many as the message says, at least one more."""
+    kept = history.draw(rng, history.earlier + MOST_NEW_RUNS)
+    values = 1 + history.between * kept
+    values[history.earlier :] *= 1 + history.change
+    earlier, now = values[: history.earlier], values[history.earlier]
+    needed = 1
+    for _ in range(2):
+        found = verdict(rng, replace(history, new=needed, draw=lambda _, n: kept[:n].copy()), 0.0)[0]
+        if needed > 1 or found is Verdict.VALIDATED:
+            break
+        planned = runs_to_decide(earlier, np.zeros(len(earlier)), own=0.0, gap=abs(now - float(np.mean(earlier))))
+        if planned is None and found is Verdict.INCONCLUSIVE:
+            break
+        needed = max(2, planned or 2)
+    return found, needed
+
+
+def _advised_row(what: str, found: Sequence[tuple[Verdict, int]], target: str) -> Row:
+    worse = float(np.mean([which is Verdict.REFUTED for which, _ in found]))
+    made = float(np.mean([n for _, n in found]))
+    met = worse >= MIN_POWER if target.startswith("≥") else worse <= MAX_FALSE + 1.96 * math.sqrt(MAX_FALSE * (1 - MAX_FALSE) / len(found))
+    return Row(what=f"{what}; as many more runs as the message says, all together: called worse (δ = 0)", target=target,
+               reached=f"{worse:.2%} (n = {len(found):,}; {made:.1f} new runs on average)", met=met)  # fmt: skip
 
 
 def power_rows(rng: np.random.Generator, trials: int) -> list[Row]:
@@ -153,6 +205,11 @@ def power_rows(rng: np.random.Generator, trials: int) -> list[Row]:
                 verdict=verdict_words,
             )
         )
+    looks = called_worse([looked_at_twice(rng, History(change=CHANGE)) for _ in range(trials)])
+    what = f"a change of 3 %, 10 earlier runs of 1 % spread; {SECOND}: both together call it worse (δ = 0)"
+    rows.append(Row(what=what, target="≥ 90 %", reached=f"{looks:.1%}", met=looks >= MIN_POWER))
+    advised = [as_advised(rng, History(change=CHANGE)) for _ in range(trials)]
+    rows.append(_advised_row("a change of 3 %, 10 earlier runs of 1 % spread", advised, "≥ 90 %"))
     for change in (0.0, 0.03, 0.05, 0.10):
         parts = [share(rng, History(earlier=12, change=change), trials, delta=DELTA, of=v) for v in (Verdict.VALIDATED, Verdict.REFUTED)]
         what = f"12 earlier runs, claimed no worse than 5 %, truly worse by {change:.0%}: VALIDATED / REFUTED"
@@ -202,7 +259,8 @@ INTRODUCTION = (
     "Spreads are standard deviations relative to the level; unless a line says otherwise, runs are independent and normal, and δ is 0.",
     "With one new run a change of three spreads cannot be found nine times in ten by any test that calls an unchanged run worse in at",
     "most 2.5 % of cases: the best that exists, with the spread known exactly, is stated beside. Give two runs of the new state:",
-    "`pytest-physics history check RUN1 RUN2`. Decide how many before looking: the line with two looks says what it costs otherwise.",
+    "`pytest-physics history check RUN1 RUN2`. Where the second run is made only if the first was not VALIDATED, also after REFUTED, and",
+    "the verdict of both together stands, no more unchanged runs are called worse; where REFUTED counts at either look, more are.",
 )
 
 

@@ -214,6 +214,29 @@ def test_repeats_are_judged_together(steady):
     assert two.verdict is Verdict.REFUTED
 
 
+def test_inconclusive_says_how_many_runs_would_settle_it(steady):
+    """Planned from the scatter: so many, given together, do settle it; near the limit no number does, and it says what else helps."""
+    strict = HistorySettings(delta=0.0)
+    first = steady.run(101.5)
+    alone = only(checked(steady, first, settings=strict))
+    assert alone.verdict is Verdict.INCONCLUSIVE
+    assert "if the change is what it looks like, 5 more new runs would settle it nine times in ten" in alone.because
+    assert "history check RUN RUN2" in alone.because
+    others = [steady.run(101.5 + off) for off in (-0.9, 0.9, -0.5, 0.5, 0.0)]
+    assert only(checked(steady, first, *others, settings=strict)).verdict is Verdict.REFUTED
+    near = only(checked(steady, steady.run(105.0)))
+    assert "even 20 new runs would not settle it: allow more (delta)" in near.because
+    assert "settle" not in only(checked(steady, steady.run(100.0))).because
+
+
+def test_too_few_earlier_runs_are_made_up_for_by_new_ones(nights):
+    """Ten earlier runs and one new are nine degrees of freedom; the second new run is the tenth."""
+    nights.history(STEADY[:10])
+    path = nights.run(100.0)
+    assert "1 more new run would settle it" in only(checked(nights, path)).because
+    assert only(checked(nights, path, nights.run(100.2))).verdict is Verdict.VALIDATED
+
+
 def test_same_run_twice_is_no_repeat(steady):
     """A run is not independent of itself."""
     path = steady.run(100.0)

@@ -88,6 +88,15 @@ def test_empty_history_says_what_to_do():
         matching("energy", [])
 
 
+def test_names_of_any_characters_stay_on_their_line(nights, call):
+    """Signs of patterns, quotes, other scripts, a line break: found by a word, shown on one line."""
+    call("add", nights.run(record=lambda session: session.result("toy [x]*?", "énergie 'q'\n|", Estimate.given(1.0, "J", u=0.0))))
+    assert "toy [x]*?: énergie" in call("show")
+    first, second, *_ = call("show", "énergie").splitlines()
+    assert first.startswith("toy [x]*?: énergie 'q'")
+    assert second == "  on no device; 1 valid run of 1"
+
+
 def test_brackets_of_a_name_are_no_pattern():
     """A metric's own name finds itself, among others that a pattern would."""
     names = [metric_name("a", "b", {"batch": n}) for n in (1, 12)]
@@ -111,6 +120,13 @@ def test_check_ends_with_the_verdict_and_writes_junit_and_summary(steady, call, 
     summary = (steady.root / "out" / "summary.md").read_text()
     assert f"{word} | toy: energy |" in summary
     assert path.name in summary
+
+
+def test_the_number_of_runs_that_would_settle_it_stands_everywhere(steady, call):
+    """Terminal, JUnit and summary: a CI user is led to what works."""
+    said = call("check", steady.run(101.8), "--delta", 0, "--junit", "junit.xml", "--summary", "summary.md", code=10)
+    for text in (said, (steady.root / "junit.xml").read_text(), (steady.root / "summary.md").read_text()):
+        assert "3 more new runs would settle it nine times in ten" in " ".join(text.split())
 
 
 def test_step_summary_of_github_is_appended_to(steady, call):

@@ -7,13 +7,14 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 
 import pytest
 
 from pytest_physics.errors import RecordError
 from pytest_physics.history import build, store
 from pytest_physics.history.build import add_runs, rebuild
-from pytest_physics.history.entries import read_entry
+from pytest_physics.history.entries import milliseconds, read_entry
 from pytest_physics.history.store import FORMAT, HistoryIndex, IndexUnusableError
 
 METRIC = "toy: energy"
@@ -234,6 +235,52 @@ def test_database_of_others_is_refused_and_kept(nights, action):
     with pytest.raises(IndexUnusableError, match="no index of this package"):
         action(path)
     assert sqlite3.connect(path).execute("SELECT name FROM sqlite_master").fetchall() == [("precious",)]
+
+
+@pytest.mark.parametrize("beside", ["-wal", ""])
+def test_index_that_may_only_be_read_is_read(nights, beside):
+    """One on a read-only mount answers; adding to it is refused in words. Another process may have it open meanwhile, or not."""
+    path = nights.run(3.0)
+    nights.history([1.0, 2.0])
+    writer = HistoryIndex.open(nights.index) if beside else None
+    nights.monkeypatch.setattr(store.os, "access", lambda *_: False)
+    assert values(nights.index) == [1.0, 2.0]
+    with HistoryIndex.open(nights.index) as history, pytest.raises(RecordError, match=r"readonly.*is its directory writable"):
+        history.add([read_entry(path)])
+    if writer is not None:
+        writer.close()
+
+
+def test_damage_in_the_middle_is_found_by_an_export_too(nights, tmp_path):
+    """Whatever reads it says the same."""
+    nights.history([1.0, 2.0])
+    content = bytearray(nights.index.read_bytes())
+    content[8192:] = b"\xa5" * (len(content) - 8192)
+    nights.index.write_bytes(content)
+    with pytest.raises(IndexUnusableError, match="damaged"), HistoryIndex.open(nights.index) as history:
+        list(history.rows("results")[1])
+
+
+@pytest.mark.parametrize("label", ["2026-03-29T02:30:00Z", "2026-03-29T02:30:00", "2026-03-29T04:30:00+02:00"])
+def test_time_is_the_same_on_every_machine(monkeypatch, label):
+    """An hour that summer time leaves out, read where it does: labels are UTC."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        assert milliseconds(label) == 1774751400000
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_runs_of_one_moment_are_all_kept(nights):
+    """Equal start times: each run is a point, in the order of adding; the same in every reading."""
+    paths = []
+    for value in (3.0, 1.0, 2.0):
+        nights.night = 5
+        paths.append(nights.run(value))
+    add_runs(nights.index, paths)
+    assert values(nights.index) == values(nights.index) == [3.0, 1.0, 2.0]
 
 
 def test_rebuild_names_runs_that_are_gone(nights):

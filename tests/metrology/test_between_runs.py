@@ -10,9 +10,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from pytest_physics.metrology.between_runs import expanded_of, own_error, predict, relative_change
+from pytest_physics.metrology.between_runs import own_error, predict, relative_change, runs_to_decide
 from pytest_physics.metrology.quality import Quality
-from pytest_physics.metrology.uncertainty import Component, Estimate
+from pytest_physics.metrology.uncertainty import Component, Estimate, coverage_factor
 
 VALUES = st.lists(st.floats(1.0, 1e6), min_size=3, max_size=30)
 
@@ -30,7 +30,7 @@ def test_without_own_errors_it_is_the_textbook_prediction_interval():
     values = [51.4, 49.5, 48.7, 48.6, 51.2]
     found = predict(values, [0.0] * 5)
     assert found.mean == pytest.approx(49.88)
-    assert expanded_of(found) == pytest.approx(stats.t.ppf(0.975, 4) * np.std(values, ddof=1) * math.sqrt(1.2))
+    assert coverage_factor(found.dof) * found.u == pytest.approx(stats.t.ppf(0.975, 4) * np.std(values, ddof=1) * math.sqrt(1.2))
 
 
 def test_two_new_runs_are_the_two_sample_t_test():
@@ -120,3 +120,23 @@ def test_own_error_is_that_of_an_estimate(lines):
     assert u == pytest.approx(estimate.u)
     if estimate.u:
         assert dof == pytest.approx(estimate.dof, rel=1e-6)
+
+
+def test_planned_runs_have_the_planned_power():
+    """Fewest runs for nine times in ten: the noncentral t of that number, and not of one less, is above it; simulated, so it is."""
+    earlier = [99.0, 101.0] * 5  # s = 1.054
+    k = runs_to_decide(earlier, [0.0] * 10, own=0.0, gap=3.0)
+    power = {}
+    for n in (k - 1, k):
+        spread = float(np.std(earlier, ddof=1)) * math.sqrt(1 / n + 1 / 10)
+        dof = 10 + n - 2
+        power[n] = float(stats.nct.sf(stats.t.ppf(0.975, dof), dof, 3.0 / spread))
+    assert (k, power[k] >= 0.9, power[k - 1] < 0.9) == (2, True, True)
+
+
+@pytest.mark.parametrize(("gap", "needed"), [(0.0, None), (100.0, 1)])
+def test_at_the_limit_no_number_of_runs_decides(gap, needed):
+    """And far from it one does; where a decision needs more degrees of freedom, so many that they are there."""
+    earlier = [99.0, 101.0, 100.0, 100.5, 99.5]
+    assert runs_to_decide(earlier, [0.0] * 5, own=0.0, gap=gap) == needed
+    assert runs_to_decide(earlier, [0.0] * 5, own=0.0, gap=100.0, min_dof=10.0) == 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from xml.etree import ElementTree as ET
 
@@ -79,6 +80,16 @@ def test_verdicts_decide_the_exit_code_and_the_run_verifies_without_the_index(hi
     (claim,) = RunReader(run).claims
     assert (claim.id, claim.test) == ("history.toy-energy", "history::toy: energy")
     assert "fig-history" in (run / "report.html").read_text()
+
+
+def test_inconclusive_comparison_says_how_many_runs_would_settle_it(history, toy, pytester):
+    """In the terminal and in JUnit, as a warning that refuses nothing; the run verifies with it."""
+    result = toy(103.5, "--physics-compare", "--junitxml=junit.xml")
+    assert result.ret == 10
+    wanted = "more new runs? would settle it nine times in ten"
+    assert re.search(wanted, " ".join(result.stdout.str().split()))
+    assert re.search(wanted, (pytester.path / "junit.xml").read_text())
+    assert verify_run(latest(pytester)).findings == ()
 
 
 def test_edited_snapshot_is_found_by_verify(history, toy, pytester):

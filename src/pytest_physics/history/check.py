@@ -20,9 +20,9 @@ from pytest_physics.errors import RecordError
 from pytest_physics.history.entries import USABLE, Conditions, Entry, Value, agree, differences, read_entry
 from pytest_physics.history.names import compared, lower_is_better
 from pytest_physics.history.store import HistoryIndex, Point
-from pytest_physics.metrology.between_runs import relative_change
+from pytest_physics.metrology.between_runs import MOST_NEW_RUNS, relative_change, runs_to_decide
 from pytest_physics.metrology.change_points import change_points
-from pytest_physics.metrology.decision import Decision, Verdict, decide, error_probability, holm
+from pytest_physics.metrology.decision import MIN_DOF, Decision, Verdict, decide, error_probability, holm
 from pytest_physics.metrology.uncertainty import Comparison, Estimate, Gate
 from pytest_physics.record.leaves.history import prior_estimate
 from pytest_physics.record.verify import verify_run
@@ -46,7 +46,8 @@ class Judged:
     points: tuple[Point, ...]
     """The earlier runs that were compared with, in the order of time."""
     because: str = ""
-    """Why it is not VALIDATED, in one sentence; of several gates that refuse, the first that explains the others."""
+    """Why it is not VALIDATED, in one sentence; of several gates that refuse, the first that explains the others. Of an INCONCLUSIVE one
+    also how many more runs would settle it."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -155,7 +156,7 @@ def _judged(metric: str, new: Sequence[Value], lower: bool, against: Against, ga
     refused = next((gate.reason for gate in (*own, *change.gates) if gate.refuses), "")
     return Judged(
         metric=metric, unit=unit, decision=decision, change=change, value=_mean(values), prior=prior, points=tuple(points),
-        because=refused or decision.reason,
+        because=refused or "; ".join([decision.reason, *to_settle(decision, change, new, points, settings=against.settings)]),
         notes=tuple(notes_on(points)),
     )  # fmt: skip
 
@@ -168,6 +169,31 @@ def prior_of(
     return prior_estimate(
         [float(p.value or 0.0) for p in known], [p.u for p in known], unit=unit, fewest=settings.fewest, why=why, scope=metric, new=new
     )  # fmt: skip
+
+
+def to_settle(
+    decision: Decision, change: Estimate, new: Sequence[Value], points: Sequence[Point], *, settings: HistorySettings
+) -> Iterator[str]:
+    """What an INCONCLUSIVE comparison needs, planned from the scatter as if the change were what it looks like; nothing for the others."""
+    if decision.verdict is not Verdict.INCONCLUSIVE:
+        return
+    earlier = [(float(p.value), p.u) for p in points if p.value is not None]
+    level = abs(math.fsum(value for value, _ in earlier) / len(earlier))
+    needed = runs_to_decide(
+        *zip(*earlier, strict=True), own=math.sqrt(math.fsum(value.u**2 for value in new) / len(new)),
+        gap=abs(change.value - settings.delta) * level, min_dof=MIN_DOF if change.value <= settings.delta else 1.0,
+    )  # fmt: skip
+    if needed is None:
+        yield (
+            f"the change lies so near the limit that even {MOST_NEW_RUNS} new runs would not settle it: "
+            "allow more (delta), or measure longer so that runs scatter less"
+        )
+        return
+    more = max(1, needed - len(new))
+    yield (
+        f"if the change is what it looks like, {more} more new run{'' if more == 1 else 's'} would settle it nine times in ten: "
+        "judge all of them together, 'pytest-physics history check RUN RUN2 …', and let that verdict stand"
+    )
 
 
 def claimed(change: Estimate, settings: HistorySettings) -> Comparison:

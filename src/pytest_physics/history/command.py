@@ -19,7 +19,7 @@ from pytest_physics.history.export import export
 from pytest_physics.history.names import matching
 from pytest_physics.history.store import Added, HistoryIndex
 from pytest_physics.history.texts import check_lines, junit, markdown, series_lines, sparkline
-from pytest_physics.report.format import plural
+from pytest_physics.report.format import plural, printable
 
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 """Environment variable by which GitHub Actions names the file of a step's summary."""
@@ -89,7 +89,7 @@ def run_show(index: Path, metric: str, *, last: int) -> Outcome:
 
 
 def _contents(history: HistoryIndex) -> list[str]:
-    lines = history.metrics()
+    lines = [printable(name, 500) for name in history.metrics()]
     lines += [f"{state:<10} {path}: {reason}" for path, state, reason in history.set_aside()]
     counts = ", ".join(f"{n} {state}" for state, n in history.counts().items())
     return [*lines, f"{history.path}: {counts or 'no runs yet; add some with: pytest-physics history add RUN…'}"]
@@ -100,7 +100,7 @@ def _several(history: HistoryIndex, names: Sequence[str]) -> list[str]:
     for name in names[:MOST_SERIES]:
         for series in history.series(name):
             usable = [point.value for point in series.points if point.usable]
-            lines.append(f"{len(usable):>5}  {sparkline(usable):<24}  {name}")
+            lines.append(f"{len(usable):>5}  {sparkline(usable):<24}  {printable(name, 500)}")
     more = len(names) - MOST_SERIES
     return [*lines, *([f"… and {plural(more, 'more metric')}"] if more > 0 else []), "name one of them to see its runs"]
 

@@ -16,11 +16,12 @@ import numpy as np
 from pytest_physics.claims import ClaimStatement, Judge, slug
 from pytest_physics.config import HistorySettings
 from pytest_physics.errors import InconclusiveMeasurement, InvalidMeasurement, RefutedClaim
-from pytest_physics.history.check import Against, claimed
+from pytest_physics.history.check import Against, claimed, to_settle
 from pytest_physics.history.entries import ResultPart, Value, milliseconds, run_part, values_of
 from pytest_physics.history.names import compared, lower_is_better
 from pytest_physics.history.store import HistoryIndex, Point
-from pytest_physics.metrology.uncertainty import Recipe
+from pytest_physics.metrology.decision import decide
+from pytest_physics.metrology.uncertainty import Estimate, Gate, Recipe
 from pytest_physics.record.job import requirement
 from pytest_physics.record.leaves.history import CHANGE, EXPERIMENT, PRIOR, QUANTITY, TABLE
 from pytest_physics.record.reader import RUN
@@ -111,5 +112,17 @@ def _judged(session: Session, item: Compared, table: str) -> ClaimRecord:
     )  # fmt: skip
     judge = Judge(book=session, claim=statement, requirements=lambda: (requirement(),) if session.job is not None else ())
     with suppress(RefutedClaim, InvalidMeasurement, InconclusiveMeasurement):
-        judge(claimed(change, settings))
+        judge(claimed(change, settings), needs=_more_runs(item, change, settings))
     return judge.records[-1]
+
+
+def _more_runs(item: Compared, change: Estimate, settings: HistorySettings) -> list[Gate]:
+    """A warning beside an INCONCLUSIVE verdict: how many more runs would settle it. It refuses nothing."""
+    advice = to_settle(decide(claimed(change, settings)), change, [item.value], item.points, settings=settings)
+    return [
+        Gate(
+            name="more runs", scope=item.value.metric, measured=1.0, limit=None, unit="run", passed=False, warning=True,
+            reason="one new run does not settle it", remedy=text,
+        )
+        for text in advice
+    ]  # fmt: skip

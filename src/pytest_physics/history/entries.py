@@ -18,7 +18,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from pytest_physics.metrology.quality import Quality
 from pytest_physics.metrology.uncertainty import Component, Estimate
 from pytest_physics.record import reader
 from pytest_physics.record.leaves.history import EXPERIMENT
-from pytest_physics.record.schema import SCHEMA_VERSION
+from pytest_physics.record.schema import ENDED_UNSAID, SCHEMA_VERSION
 from pytest_physics.record.writer import manifest_digests
 
 NOT_CONDITIONS = ("runs", "device", "profile", "history", "claims")
@@ -317,7 +317,7 @@ def _as_in_manifest(path: Path, found: Mapping[str, str]) -> None:
 
 
 def _why_incomplete(run: RunPart) -> str:
-    return "it was killed, or still runs" if run.state == "running" else run.end_reason
+    return ENDED_UNSAID if run.state == "running" else run.end_reason
 
 
 def _software(run: RunPart) -> str:
@@ -326,8 +326,9 @@ def _software(run: RunPart) -> str:
 
 
 def milliseconds(utc: str) -> int:
-    """Unix time of a label such as ``2026-11-20T10:45:51.770Z``."""
-    return round(datetime.fromisoformat(utc).timestamp() * 1000)
+    """Unix time of a label such as ``2026-11-20T10:45:51.770Z``; whatever the zone and summer time of the machine that reads it."""
+    moment = datetime.fromisoformat(utc)
+    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 # --- values -------------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -93,6 +94,14 @@ class Series:
     points: tuple[Point, ...] = field(repr=False)
 
 
+def _address(path: Path, *, create: bool) -> str:
+    """For SQLite: of an index that may only be read, such as one on a read-only mount, so that it is not asked to make its side files."""
+    address = path.absolute().as_uri()
+    if create or (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+        return address
+    return f"{address}?mode=ro{'' if path.with_name(f'{path.name}-wal').exists() else '&immutable=1'}"
+
+
 class HistoryIndex:
     """An open index; use it with ``with``."""
 
@@ -102,7 +111,7 @@ class HistoryIndex:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+            self._db = sqlite3.connect(_address(path, create=create), timeout=BUSY_S, isolation_level=None, uri=True)
         except (OSError, sqlite3.Error) as error:
             raise RecordError(f"cannot open the index {path}: {error}; choose another place with --index.") from None
         self._known: dict[tuple[str, object], int] = {}
@@ -376,8 +385,13 @@ class HistoryIndex:
 
     def rows(self, table: str) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
         """Column names and rows of one of the exported views, ``results`` (in the order of metric, series and time) or ``runs``."""
-        cursor = self._db.execute(VIEWS[table])
-        return [column[0] for column in cursor.description], iter(cursor)
+        with self._clear():
+            cursor = self._db.execute(VIEWS[table])
+        return [column[0] for column in cursor.description], self._each(cursor)
+
+    def _each(self, cursor: sqlite3.Cursor) -> Iterator[tuple[Any, ...]]:
+        with self._clear():
+            yield from cursor
 
 
 VIEWS = {

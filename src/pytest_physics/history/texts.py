@@ -49,8 +49,8 @@ def when(t_ms: int) -> str:
 def series_lines(series: Series, *, last: int) -> Iterator[str]:
     """One series: where, its line of bars, its latest values, its change points."""
     usable = [point for point in series.points if point.usable and point.value is not None]
-    yield series.metric
-    yield f"  on {', '.join(machines(series))}; {plural(len(usable), 'valid run')} of {len(series.points)}"
+    yield printable(series.metric, 500)
+    yield f"  on {', '.join(machines(series)) or 'no device'}; {plural(len(usable), 'valid run')} of {len(series.points)}"
     yield f"  {sparkline([p.value if p.usable else None for p in series.points])}"
     moved = {usable[found.index].run_id: found for found in change_points([float(p.value or 0.0) for p in usable])}
     for point in series.points[-last:]:
@@ -97,7 +97,7 @@ def check_lines(found: Checked) -> Iterator[str]:
     for (verdict, because), items in _grouped(found).items():
         if verdict is Verdict.INVALID and len(items) > 1:
             yield f"{verdict.value:<13} {plural(len(items), 'metric')}: {printable(because, 600)}"
-            yield from (f"{'':13} {item.metric}" for item in items[:MOST_NAMED])
+            yield from (f"{'':13} {printable(item.metric, 500)}" for item in items[:MOST_NAMED])
             if len(items) > MOST_NAMED:
                 yield f"{'':13} … and {len(items) - MOST_NAMED} more"
         else:
@@ -117,7 +117,7 @@ def _grouped(found: Checked) -> dict[tuple[Verdict, str], list[Judged]]:
 
 
 def _lines_of(item: Judged) -> Iterator[str]:
-    yield f"{item.verdict.value:<13} {item.metric}"
+    yield f"{item.verdict.value:<13} {printable(item.metric, 500)}"
     yield f"{'':13} {numbers(item)}  {sparkline([p.value for p in item.points])}".rstrip()
     if item.verdict is not Verdict.VALIDATED:
         yield f"{'':13} {printable(item.because, 600)}"
@@ -151,7 +151,7 @@ def markdown(found: Checked) -> str:
     """A table for GitHub's step summary."""
     rows = [
         f"| {SIGNS[i.verdict]} {i.verdict.value} | {_cell(i.metric)} | {_cell(numbers(i))} | {sparkline([p.value for p in i.points])} | "
-        f"{_cell('' if i.verdict is Verdict.VALIDATED else printable(i.because, 300))} |"
+        f"{_cell('' if i.verdict is Verdict.VALIDATED else printable(i.because, 500))} |"
         for i in in_order(found)
     ]
     head = ["| verdict | metric | this run against earlier ones | earlier runs | because |", "|---|---|---|---|---|"]

@@ -13,6 +13,8 @@ Errors of the device's common scale belong to neither u nor u_i: they are the sa
 Assumes independent, normal runs. Heavy tails and a history that wanders make it optimistic, by how much says docs/regression-study.md.
 One new run cannot do better than ``Φ(c/σ/√(1 + 1/n) − 1.96)`` for a change c, whatever the test.
 
+How many new runs would decide is planned from the same model, as if the change were what it looks like: a plan, and no claim.
+
 Reference: JCGM 100:2008, 4.2 and G.4.1; Hahn and Meeker, "Statistical Intervals", 1991, 4.8 (prediction intervals).
 """
 
@@ -24,14 +26,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from pytest_physics.metrology.quality import Quality
-from pytest_physics.metrology.uncertainty import Component, Estimate, Gate, expanded_uncertainty
+from pytest_physics.metrology.uncertainty import Component, Estimate, Gate
 
 FEWEST_RUNS = 3
 """With fewer runs the scatter between them is hardly known: at least this many, whatever the settings say."""
 MAX_RELATIVE_SPREAD = 0.25
 """A relative change is defined where the earlier runs tell their mean apart from 0 at least this well."""
+
+POWER = 0.90
+"""Share of cases in which the planned number of runs decides."""
+MOST_NEW_RUNS = 20
+"""Nobody makes more."""
 
 FloatArray = NDArray[np.float64]
 
@@ -77,6 +85,30 @@ def predict(values: Sequence[float] | FloatArray, u: Sequence[float] | FloatArra
     return Prediction(
         mean=float(y.mean()), u=math.sqrt(between / k + max(total, within) / n), spread=float(np.std(y, ddof=1)), dof=n + k - 2.0, n=n
     )  # fmt: skip
+
+
+def runs_to_decide(
+    values: Sequence[float] | FloatArray, u: Sequence[float] | FloatArray, *, own: float, gap: float, min_dof: float = 1.0
+) -> int | None:
+    """Fewest new runs whose mean is told apart from a limit ``gap`` away (same unit) in nine of ten cases; None beyond twenty.
+
+    Parameters
+    ----------
+    values, u
+        Of the earlier runs, as in :func:`predict`.
+    own
+        Standard uncertainty of each new run's own.
+    min_dof
+        Degrees of freedom that a decision needs.
+    """
+    n, single = len(values), predict(values, u)
+    total = max(single.spread**2, float(np.mean(np.square(u))))
+    between = max(0.0, single.u**2 - total / n)
+    for k in range(1, MOST_NEW_RUNS + 1):
+        dof, spread = n + k - 2.0, math.sqrt((own**2 + between) / k + total / n)
+        if dof >= min_dof and (not spread or 1 - special.nctdtr(dof, gap / spread, special.stdtrit(dof, 0.975)) >= POWER):
+            return k
+    return None
 
 
 def relative_change(now: Estimate, prior: Estimate, *, lower_is_better: bool) -> Estimate:
@@ -143,8 +175,3 @@ def _defined(prior: Estimate, known: bool) -> Gate:
         reason=reason if known else "the earlier runs have no mean apart from 0",
         remedy="" if passed else "leave this metric out with 'history.skip', or measure it longer so that runs agree",
     )  # fmt: skip
-
-
-def expanded_of(prediction: Prediction) -> float:
-    """Half-width of the band in which a new run lies with 95 %, its own errors apart."""
-    return expanded_uncertainty([Component(label="between runs", source="band", contribution=prediction.u, dof=prediction.dof)])
