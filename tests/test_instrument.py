@@ -235,7 +235,7 @@ def test_gross_and_net_are_divided_together():
     per_token = pair / Estimate.exact(4.0, "token")
     assert (halves.gross.value, halves.net.value) == (5.0, 2.0)
     assert (per_token.gross.value, per_token.net.unit) == (2.5, "J/token")
-    assert str(pair) == "10 J gross, 4 J net (BILLABLE)"
+    assert str(pair) == "10 J gross (BILLABLE), 4 J net (BILLABLE)"
 
 
 def test_the_nearest_baselines_are_those_around_the_window(gpu):

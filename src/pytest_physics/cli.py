@@ -49,17 +49,26 @@ MAX_FINDINGS = 20
 
 @app.command()
 def verify(run: RunArgument) -> None:
-    """Recompute every number and verdict of RUN from its raw artifacts; exit code 1 where anything differs."""
-    from pytest_physics.record.verify import verify_run
+    """Recompute every number and verdict of RUN from its raw artifacts, and its report; exit code 1 where anything differs."""
+    from pytest_physics.record import page
+    from pytest_physics.record.reader import REPORT
+    from pytest_physics.record.verify import MISSING, verify_run
+    from pytest_physics.report.build import built_with, render
 
-    found = verify_run(run)
+    found = verify_run(run, render=render)
     for name, count in found.checked.items():
         typer.echo(f"{name:<10} {count} checked")
     for finding in found.findings[:MAX_FINDINGS]:
         typer.secho(f"differs: {finding.where} {finding.problem}", fg="red")
     if len(found.findings) > MAX_FINDINGS:
         typer.secho(f"… and {len(found.findings) - MAX_FINDINGS} more differences", fg="red")
-    if found.findings:
+    built = page.builder(page.read(run / REPORT)) if (run / REPORT).is_file() else ""
+    if built and built != built_with():
+        typer.echo(f"note: {REPORT} was built with {built}; here is {built_with()}, so its text was compared by its digest alone")
+    if missing := [finding.where for finding in found.findings if finding.problem == MISSING]:
+        names = ", ".join(missing[:MAX_FINDINGS])
+        typer.secho(f"{run} lacks {names}: what rests on them cannot be checked. Restore them from the original.", fg="red", bold=True)
+    elif found.findings:
         typer.secho(f"{run} does not follow from its raw artifacts: do not use its numbers.", fg="red", bold=True)
     else:
         typer.secho(f"{run}: every number and verdict follows from the raw artifacts.", fg="green", bold=True)
@@ -111,8 +120,9 @@ def publish(
 ) -> None:
     """Copy RUN to TARGET for others: its arrays packed, all else as it is; TARGET is small, and verifies."""
     from pytest_physics.record.publish import publish_run
+    from pytest_physics.report.build import render
 
-    typer.echo(publish_run(run, target))
+    typer.echo(publish_run(run, target, render=render))
     typer.echo("its arrays are packed: our commands read them so, 'xz -d *.xz' unpacks them for other tools")
 
 

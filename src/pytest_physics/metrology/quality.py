@@ -20,7 +20,7 @@ BILLABLE_RELATIVE_UNCERTAINTY = 0.05
 
 
 class Quality(IntEnum):
-    """Tier of a measured number; ordered, so that the quality of a combination is the minimum of its inputs'."""
+    """Tier of a measured number; ordered: a combination has the worst of its inputs', and none better than its own uncertainty allows."""
 
     NO_DATA = 0
     GAPPY = 1
@@ -43,6 +43,17 @@ class Provenance(StrEnum):
         """The weakest of ``parts``; ``MEASURED`` for none."""
         order = list(Provenance)
         return max(parts, key=order.index, default=Provenance.MEASURED)
+
+
+def allowed(relative_uncertainty: float) -> Quality:
+    """Best tier that a relative expanded uncertainty allows, common scale apart; NaN counts as infinite.
+
+    >>> allowed(0.05), allowed(0.1), allowed(0.2)
+    (<Quality.BILLABLE: 4>, <Quality.GOOD: 3>, <Quality.ESTIMATE: 2>)
+    """
+    if relative_uncertainty <= BILLABLE_RELATIVE_UNCERTAINTY:
+        return Quality.BILLABLE
+    return Quality.GOOD if relative_uncertainty <= GOOD_RELATIVE_UNCERTAINTY else Quality.ESTIMATE
 
 
 def tier(

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from scipy import optimize, special
 
-from pytest_physics.metrology.quality import Provenance, Quality
+from pytest_physics.metrology.quality import Provenance, Quality, allowed
 from pytest_physics.units import Unit, quantity_text
 
 UNRECORDED = "unrecorded"
@@ -276,6 +276,10 @@ class Estimate:
     def __gt__(self, limit: Estimate | float) -> Comparison:
         return Comparison.of(self, ">", limit)
 
+    def __bool__(self) -> bool:
+        __tracebackhide__ = True
+        raise TypeError(f"an estimate ({self}) has no truth value: compare it with a limit, as in 'assert energy <= 5.0'.")
+
     def __str__(self) -> str:
         return quantity_text(self.value, self.expanded, self.unit)
 
@@ -493,16 +497,17 @@ def _combined(op: str, value: float, unit: Unit, parts: Sequence[tuple[Estimate,
     inputs = [estimate for estimate, _ in parts]
     provenance = Provenance.weakest(*(e.provenance for e in inputs))
     estimators = sorted({e.estimator for e in inputs if e.estimator not in {"", "exact"}})
-    return Estimate(
+    combination = Estimate(
         value=value,
         unit=str(unit),
         components=_merged(c.scaled(s) for e, s in parts for c in e.components),
-        quality=min(e.quality for e in inputs),
         provenance=provenance,
         estimator=" / ".join(estimators) or "exact",
         gates=tuple(dict.fromkeys(gate for e in inputs for gate in e.gates)),
         recipe=Recipe(op=op, inputs=tuple(e.recipe for e in inputs)),
     )
+    relative = combination.relative_without_scale if combination.components else 0.0
+    return replace(combination, quality=min(allowed(relative), *(e.quality for e in inputs)))
 
 
 ARITHMETIC: Mapping[str, Callable[[Sequence[Estimate]], Estimate]] = {

@@ -12,12 +12,16 @@ from pathlib import Path
 
 from pytest_physics.errors import RecordError
 from pytest_physics.record.packed import pack
+from pytest_physics.record.page import Render
 from pytest_physics.record.reader import RunReader
 from pytest_physics.record.verify import verify_run
 
 
-def publish_run(run: Path, target: Path) -> Path:
-    """Write the copy to ``target``, which must be new or empty, and return it; the copy is verified before it gets its name."""
+def publish_run(run: Path, target: Path, *, render: Render) -> Path:
+    """Write the copy to ``target``, which must be new or empty, and return it; the copy is verified before it gets its name.
+
+    ``render`` builds a report page, for the comparison with the one that is published.
+    """
     state = RunReader(run).run.state
     if state != "completed":
         raise RecordError(
@@ -35,14 +39,14 @@ def publish_run(run: Path, target: Path) -> Path:
                     pack(item, aside)
                 elif item.is_file() and not item.name.startswith("."):
                     shutil.copy(item, aside)
-            _refuse_what_does_not_follow(run, aside)
+            _refuse_what_does_not_follow(run, aside, render)
             return aside.rename(target)
     except OSError as error:
         raise RecordError(f"cannot publish to {target}: {error.strerror}; free space, or choose another place.") from None
 
 
-def _refuse_what_does_not_follow(run: Path, copy: Path) -> None:
-    findings = verify_run(copy).findings
+def _refuse_what_does_not_follow(run: Path, copy: Path, render: Render) -> None:
+    findings = verify_run(copy, render=render).findings
     if findings:
         raise RecordError(
             f"{run} is not published: it does not follow from its raw artifacts ({len(findings)} differences, the first: "

@@ -20,14 +20,15 @@ from pytest_physics.claims import PREREQUISITE, prerequisite_gate
 from pytest_physics.errors import PhysicsError, RecordError
 from pytest_physics.metrology.decision import Verdict, all_gates, condensed, decide
 from pytest_physics.metrology.uncertainty import Comparison, Gate, Recipe
-from pytest_physics.record import consistency, job, memory_checks, reader
+from pytest_physics.record import consistency, job, memory_checks, page, reader
 from pytest_physics.record.correction import correction_of
 from pytest_physics.record.data import RecordedRun
 from pytest_physics.record.finding import Finding, Items, differences
 from pytest_physics.record.leaves.baseline import baseline_record
 from pytest_physics.record.packed import unpacked
-from pytest_physics.record.recipes import evaluate, evidence, gates_of, labels_behind, true_value
+from pytest_physics.record.recipes import SENSED, evaluate, evidence, gates_of, labels_behind, true_value
 from pytest_physics.record.schema import (
+    ENDED_UNSAID,
     ClaimRecord,
     EstimateRecord,
     GateRecord,
@@ -41,6 +42,7 @@ from pytest_physics.record.writer import digests, manifest_digests
 EMBEDDED = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 
 
+MISSING = "is listed in the manifest and missing"
 HEADLINE = (Verdict.REFUTED, Verdict.INVALID, Verdict.INCONCLUSIVE, Verdict.VALIDATED, Verdict.NOT_TESTED)
 """Which verdict a report leads with: the first that any claim has."""
 JUDGED = (
@@ -66,17 +68,21 @@ class Verification:
         return not self.findings and not self.incomplete
 
 
-def verify_run(path: Path) -> Verification:
-    """Check the run directory at ``path``, packed or not; raises ``RecordError`` only where its ``run.json`` cannot be read."""
+def verify_run(path: Path, *, render: page.Render | None = None) -> Verification:
+    """Check the run directory at ``path``, packed or not; raises ``RecordError`` only where its ``run.json`` cannot be read.
+
+    With ``render`` the report is built again and every byte compared, where the same versions built it; without, its own digest speaks.
+    """
     with unpacked(path) as whole:
-        return _verified(RecordedRun(whole))
+        return _verified(RecordedRun(whole), render)
 
 
-def _verified(run: RecordedRun) -> Verification:
+def _verified(run: RecordedRun, render: page.Render | None) -> Verification:
     incomplete = _incomplete(run)
     checked: dict[str, int] = {}
     findings: list[Finding] = []
-    for name, check in CHECKS.items():
+    checks: dict[str, Callable[[RecordedRun], Items]] = {**CHECKS, "page": partial(_page, render=render)}
+    for name, check in checks.items():
         count = 0
         try:
             for problem in check(run):
@@ -97,7 +103,7 @@ def _incomplete(run: RecordedRun) -> str:
     record = run.reader.run
     if record.state == "completed":
         return ""
-    why = "it was killed, or still runs" if record.state == "running" else record.end_reason
+    why = ENDED_UNSAID if record.state == "running" else record.end_reason
     parts = [f"{_count(partial(run.trace, name))} samples of '{name}'" for name in record.instruments]
     parts += [f"{_count(partial(getattr, run.reader, kind))} {kind}" for kind in ("windows", "baselines", "results", "claims")]
     return f"{why.rstrip('.')}. Readable: {', '.join(parts)}"
@@ -119,7 +125,7 @@ def _manifest(run: RecordedRun) -> Items:
     listed, present = manifest_digests(run.reader.path), digests(run.reader.path)
     for name in sorted(listed.keys() | present.keys()):
         if name not in present:
-            yield Finding(where=name, problem="is listed in the manifest and missing")
+            yield Finding(where=name, problem=MISSING)
         elif name not in listed:
             yield Finding(where=name, problem="is not listed in the manifest")
         elif listed[name] != present[name]:
@@ -135,11 +141,22 @@ def _baselines(run: RecordedRun) -> Items:
 
 
 def _results(run: RecordedRun) -> Items:
+    yield from _one_version_of_rules(run)
     for number, record in enumerate(run.reader.results, start=1):
         yield from differences(f"results.jsonl: {record.id}.id", record.id, f"r{number}")
         yield from _recomputed_result(run, record)
         yield from _coordinates(run, record)
         yield None
+
+
+def _one_version_of_rules(run: RecordedRun) -> Iterator[Finding]:
+    """One version computes all energies of a run: a recipe edited to name older rules asks for fewer gates."""
+    parts = [part for record in run.reader.results for part in Recipe.from_json(record.recipe).leaves() if part.op in SENSED]
+    versions = sorted({str(part.parameters.get("rules", 1)) for part in parts})
+    if len(versions) > 1:
+        yield Finding(
+            where="results.jsonl", problem=f"names energies by different rules ({', '.join(versions)}); one version wrote them all"
+        )
 
 
 def _coordinates(run: RecordedRun, record: ResultRecord) -> Iterator[Finding]:
@@ -237,9 +254,9 @@ def _report(run: RecordedRun) -> Items:
     path = run.reader.path / reader.REPORT
     if not path.is_file():  # a run that nobody published has none; one that was taken away is missed by the manifest
         return
-    page = path.read_text(encoding="utf-8", errors="replace")
-    yield from _built_from(run, page)
-    found = EMBEDDED.search(page)
+    text = page.read(path)
+    yield from _built_from(run, text)
+    found = EMBEDDED.search(text)
     if not found:
         yield Finding(where=reader.REPORT, problem="carries no machine-readable data")
         return
@@ -255,6 +272,17 @@ def _report(run: RecordedRun) -> Items:
         yield Finding(where=reader.REPORT, problem=f"shows other claims than claims.jsonl: {missing[0]}, attempt {missing[1]}")
     for key in recorded.keys() & shown.keys():
         yield from differences(f"report.html: {key[0]}", shown[key], recorded[key])
+        yield None
+
+
+def _page(run: RecordedRun, *, render: page.Render | None) -> Items:
+    """Text, figures and tables of the report."""
+    path = run.reader.path / reader.REPORT
+    if path.is_file():
+        text = page.read(path)
+        yield from page.edits(text)
+        if render is not None:
+            yield from page.rebuilt(run.reader, text, render)
         yield None
 
 

@@ -7,10 +7,14 @@ its figures only.
 
 from __future__ import annotations
 
+import hashlib
 import math
+import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,6 +25,7 @@ from markupsafe import Markup
 from pytest_physics.clock import NS_PER_S
 from pytest_physics.errors import RecordError
 from pytest_physics.metrology.decision import Verdict
+from pytest_physics.record.page import sealed
 from pytest_physics.record.reader import MANIFEST, REPORT, RunReader
 from pytest_physics.record.schema import ClaimRecord, InstrumentRecord
 from pytest_physics.record.writer import digests
@@ -91,6 +96,8 @@ class ClaimView:
     """Text and address; the address is empty for what is not a file of this run."""
     attempts: Sequence[ClaimRecord]
     """Every attempt, first to last."""
+    place: str
+    """Which of several comparisons of one statement this is; empty where there is one."""
 
 
 def build_report(run_dir: Path) -> Path:
@@ -99,7 +106,7 @@ def build_report(run_dir: Path) -> Path:
     page = render(RunReader(run_dir))
     aside = run_dir / f".{REPORT}.new"
     try:
-        aside.write_text(page, encoding="utf-8", errors="replace")
+        aside.write_text(page, encoding="utf-8")
         aside.replace(path)
     except OSError as error:
         raise RecordError(f"cannot write {path}: {error.strerror}; free space, or make the directory writable, and build again.") from error
@@ -119,7 +126,8 @@ def render(reader: RunReader) -> str:
         count=fmt.count, percent=fmt.percent, quantity=fmt.quantity, plural=fmt.plural, short=short_reason, svg=Markup
     )
     page = environment.get_template("report.html.j2").render(context(reader))
-    return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", page)  # control characters are not HTML
+    page = re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", page)  # control characters are not HTML
+    return sealed(page.encode(errors="replace").decode())
 
 
 def context(reader: RunReader) -> dict[str, Any]:
@@ -137,9 +145,22 @@ def context(reader: RunReader) -> dict[str, Any]:
         "scale_sentences": [scale_sentence(s) for s in {s.instrument: s for s in reader.sensors}.values()],
         "caveats": caveats(reader, claims),
         "instruments": list(run.instruments.values()), "config": list(_flat(run.config)), "statistics": _statistics(run.instruments),
-        "phases": _phases(reader), "artifacts": _artifacts(reader.path), "manifest": MANIFEST if (reader.path / MANIFEST).exists() else "",
-        "data": _data(reader, claims),
+        "phases": _phases(reader), "artifacts": _artifacts(reader.path), "manifest": MANIFEST if run.state != "running" else "",
+        "data": _data(reader, claims), "built_with": built_with(),
     }  # fmt: skip
+
+
+@cache
+def built_with() -> str:
+    """What a page's bytes depend on besides the run: our own sources, and the libraries that compute and draw."""
+    sources = hashlib.sha256()
+    root = Path(__file__).parents[1]
+    for file in sorted(path for suffix in ("py", "j2", "css", "js") for path in root.rglob(f"*.{suffix}")):
+        sources.update(f"{file.relative_to(root)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    libraries = ", ".join(f"{name} {metadata.version(name)}" for name in ("numpy", "scipy", "matplotlib", "jinja2"))
+    return (
+        f"pytest-physics {metadata.version('pytest-physics')} ({sources.hexdigest()[:16]}), {libraries}, Python {platform.python_version()}"
+    )
 
 
 def _correction(config: Mapping[str, Any]) -> str:
@@ -169,13 +190,23 @@ def _claim_view(reader: RunReader, claim: ClaimRecord) -> ClaimView:
         recipe=recipe_text(claim.recipe),
         evidence=[(text, _link(reader.path, text)) for text in claim.evidence],
         attempts=sorted((c for c in reader.claims if c.id == claim.id), key=lambda c: c.attempt),
+        place=_place(claim, reader.claims),
     )
+
+
+def _place(claim: ClaimRecord, claims: Sequence[ClaimRecord]) -> str:
+    """Which of the comparisons of one claim this is; their ids are ``id``, ``id#2`` and so on."""
+    name = claim.id.partition("#")[0]
+    ids = list(dict.fromkeys(other.id for other in claims if other.id.partition("#")[0] == name))
+    return f"comparison {ids.index(claim.id) + 1} of {len(ids)}" if len(ids) > 1 else ""
 
 
 def _gate_context(reader: RunReader) -> dict[str, Any]:
     """Every distinct gate of the run: what refused or warned, then the others one by one, with their counts."""
     gates = all_gates(reader)
     bad = [gate for gate in gates if not gate.passed]
+    refused = [gate for gate in bad if not gate.warning]
+    of_claims = {gate.model_dump_json() for claim in last_attempts(reader.claims) for gate in claim_gates(claim)}
     listed = gate_rows(bad)
     # warnings that share a row above are listed one by one below, with what passed
     rest = [gate for gate in gates if gate.passed or (gate.warning and gate_row(gate) not in listed)]
@@ -184,7 +215,8 @@ def _gate_context(reader: RunReader) -> dict[str, Any]:
         "gates_listed": [gate_row(gate) for gate in rest[:MAX_GATES]],
         "n_gates": len(gates),
         "n_gates_passed": len(gates) - len(bad),
-        "n_gates_warned": sum(gate.warning for gate in bad),
+        "n_gates_warned": len(bad) - len(refused),
+        "n_gates_beside": sum(gate.model_dump_json() not in of_claims for gate in refused),
         "n_gates_listed": len(rest),
     }
 

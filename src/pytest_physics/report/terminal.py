@@ -6,6 +6,7 @@ Pure: it returns lines, and whoever prints them may colour the verdict word at t
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 
 from pytest_physics.metrology.decision import Verdict
@@ -28,7 +29,8 @@ def claim_lines(
     """
     columns = max(width, _MIN_WIDTH)
     counted = last_attempts(claims)
-    lines = [line for claim in counted for line in _one_claim(claim, columns)]
+    comparisons = Counter(_without_number(claim) for claim in counted)
+    lines = [line for claim in counted for line in _one_claim(claim, columns, comparisons[_without_number(claim)])]
     lines += _wrapped(sentence(counted), "", columns)
     if correction != "none":
         lines += _wrapped(f"Correction: {correction_sentence(counted, correction)}", "", columns)
@@ -36,9 +38,15 @@ def claim_lines(
     return [*lines, *_wrapped(f"{found.sentence} of the simulated device.", "", columns)] if found.known else lines
 
 
-def _one_claim(claim: ClaimRecord, columns: int) -> list[str]:
+def _without_number(claim: ClaimRecord) -> str:
+    """The id that all comparisons of one claim share: ``x`` of ``x``, ``x#2``, ``x#3``."""
+    return claim.id.partition("#")[0]
+
+
+def _one_claim(claim: ClaimRecord, columns: int, comparisons: int) -> list[str]:
     head = f"{claim.verdict.value.replace('_', ' '):<{_INDENT}}"
-    lines = _wrapped(claim.statement, head, columns)
+    which = f" ({claim.id.partition('#')[2] or 1} of {comparisons})" if comparisons > 1 else ""
+    lines = _wrapped(claim.statement + which, head, columns)
     lines += _wrapped(
         "  ".join(part for part in (_numbers(claim), "sim" if claim.simulated else "", f"[{claim.id}]") if part), " " * _INDENT, columns
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from pytest_physics.clock import NS_PER_S
 from pytest_physics.errors import ChannelUnavailableError
 from pytest_physics.metrology.baseline import MIN_UPDATES, IdleAssessment, IdleLimits, IdleSamples, assess_idle, no_idle
-from pytest_physics.metrology.quality import Quality
+from pytest_physics.metrology.quality import Quality, allowed
 from pytest_physics.metrology.uncertainty import Component, Estimate
 from pytest_physics.metrology.updates import distinct_updates
 from pytest_physics.record.data import RunData
@@ -99,8 +101,9 @@ def baseline_power(parameters: Parameters, data: RunData) -> Estimate:
         Component(label="gain", source=f"gain|{record.instrument}", contribution=found.mean_w * sensor.u_gain, common_scale=True),
         Component(label="offset", source=f"offset|{record.instrument}", contribution=sensor.u_offset_w),
     )  # fmt: skip
-    return Estimate(
+    power = Estimate(
         value=found.mean_w, unit="W", components=(noise, *scale), quality=Quality.GOOD if found.n >= 3 else Quality.NO_DATA,
         provenance=provenance_of(data, record.instrument), gates=found.gates,
         estimator="mean of distinct updates" + (f", {CALIBRATED}" if sensor is not None and sensor.calibrated else ""),
     )  # fmt: skip
+    return replace(power, quality=min(power.quality, allowed(power.relative_without_scale)))

@@ -34,8 +34,11 @@ UNDERSTANDING = (
     "searched, and the share of shifted copies that do as well (p). 'Weak', 'moderate' and 'strong' are said only where the interval "
     "excludes everything below 0, 0.3 and 0.7; where both series drift, the detrended series and the first differences must both show "
     "it. 'Not supported' is no proof that there is nothing: the table below it says how long a training must be for r = 0.5 to be "
-    "seen. Where a simulated coupling was planted, the planted value stands beside the estimate."
+    "seen. Where a simulated coupling was planted, the planted value stands beside the estimate. Where a device has no power channel, "
+    "the rate of the work stands under its own name: steps per second, and per second of CPU time that the run got. It is no efficiency."
 )
+STEP_RATE, CPU_RATE = "steps_per_s", "steps_per_cpu_s"
+WAITING, STOLEN = "waiting_ratio", "stolen_ratio"
 PANELS = (
     ("loss", "Loss", 1.0),
     ("grad_norm", "Gradient norm", 1.0),
@@ -45,10 +48,16 @@ PANELS = (
     (POWER, "Power in W", 1.0),
     ("utilisation_ratio", "Utilisation in %", 100.0),
     ("utilisation_cpu_ratio", "CPU utilisation in %", 100.0),
-    (STEP_TIME, "Time of a step in ms", 1e3),
+    (STEP_RATE, "Steps per second", 1.0),
+    (CPU_RATE, "Steps per CPU-second of this run", 1.0),
+    (WAITING, "Time in which some task waited for a CPU, in %", 100.0),
+    (STOLEN, "CPU time that the hypervisor gave to others, in %", 100.0),
 )
 """Panels on the step axis, in order; what a run has not is left out."""
-MAX_PANELS = 6
+MAX_PANELS = 8
+BLOCK_S = 2.0
+"""Length of the blocks of CPU time, waiting and stolen time: the kernel counts CPU time in ticks of 10 ms."""
+MIN_BLOCKS = 5
 SCATTERS = (("grad_norm", EFFICIENCY), ("loss", EFFICIENCY), ("temperature_c", "grad_norm"))
 """Horizontal and vertical series of the scatter plots."""
 INDEX = LOGGED + "rle_smoothed"
@@ -111,7 +120,45 @@ def step_series(run: RecordedRun, study: Studied) -> dict[str, tuple[FloatArray,
     for name, (t_s, values) in telemetry_columns(run, study.instrument, names, span).items():
         found[name] = np.interp(t_s, edges, np.concatenate([[axis[0] - 1], axis])), values
     efficiency = _efficiency(run, study, steps, span)
-    return found if efficiency is None else {**found, EFFICIENCY: (axis, efficiency)}
+    if efficiency is not None:
+        found[EFFICIENCY] = axis, efficiency
+    found[STEP_RATE] = axis, _per_second(steps.columns[STEP_TIME])
+    at_s, rates = _host_rates(run, study.instrument, steps)
+    return found | {name: (np.interp(at_s, edges, np.concatenate([[axis[0] - 1], axis])), values) for name, values in rates.items()}
+
+
+def _per_second(step_s: FloatArray) -> FloatArray:
+    """Steps per second; NaN for a step of no length, as in logs of whole seconds."""
+    return np.asarray(np.where(step_s > 0, 1 / np.where(step_s > 0, step_s, 1.0), np.nan), dtype=np.float64)
+
+
+def _host_rates(run: RecordedRun, instrument: str, steps: Steps) -> tuple[FloatArray, dict[str, FloatArray]]:
+    """Middles of blocks in seconds; in each the steps per CPU-second of the run, and the shares of time waited and stolen."""
+    trace = run.trace(instrument).between(int(steps.begin_ns[0]), int(steps.end_ns[-1]))
+    t_s = np.asarray(trace.t_ns / NS_PER_S, dtype=np.float64)
+    blocks = int((t_s[-1] - t_s[0]) // BLOCK_S) if t_s.size else 0
+    if blocks < MIN_BLOCKS:
+        return np.empty(0), {}
+    edges = np.linspace(t_s[0], t_s[-1], blocks + 1)
+    length_s = np.diff(edges)
+
+    def rate(channel: str) -> FloatArray | None:
+        values = np.asarray(trace.values(channel)) if trace.has(channel) else np.empty(0)
+        known = np.isfinite(values)
+        return np.diff(np.interp(edges, t_s[known], values[known])) / NS_PER_S / length_s if np.count_nonzero(known) > 1 else None
+
+    cpus = int(run.instrument(instrument).fingerprint.details.get("logical_cpus", "0") or 0)
+    waited, stolen, foreign = (rate(name) for name in ("pressure_cpu_ns", "steal_ns", "foreign_cpu_ns"))
+    found = {} if waited is None else {WAITING: waited}
+    if stolen is not None and cpus:
+        found[STOLEN] = stolen / cpus
+    if foreign is not None and cpus and trace.has("utilisation_cpu_ratio"):
+        busy = np.nan_to_num(np.asarray(trace.values("utilisation_cpu_ratio"))) * cpus
+        total_s = np.concatenate([[0.0], np.cumsum(busy[1:] * np.diff(t_s))])  # each reading is of the time since the one before
+        own_s = np.diff(np.interp(edges, t_s, total_s)) - foreign * length_s
+        done = np.diff(np.interp(edges, steps.end_ns / NS_PER_S, np.arange(steps.step.size)))
+        found[CPU_RATE] = np.where(own_s > 0, done / np.where(own_s > 0, own_s, 1.0), np.nan)
+    return (edges[:-1] + edges[1:]) / 2, found
 
 
 def _efficiency(run: RecordedRun, study: Studied, steps: Steps, span: tuple[int, int]) -> FloatArray | None:
@@ -156,8 +203,24 @@ def _step_axis(run: RecordedRun, study: Studied) -> Drawing:
     if not steps.has_zone:
         paused = count(int(steps.paused.sum()))
         zone = f"the training has no steady zone, so all {plural(steps.step.size, 'step')} but {paused} with a pause are used"
-    caption = f"{study.name}, {study.instrument}: {zone}. {_event_words(started)} {RAW}"
+    caption = " ".join(filter(None, (f"{study.name}, {study.instrument}: {zone}.", _event_words(started), _missing(run, study), RAW)))
     return Drawing(id=key, svg=drawn, caption=caption)
+
+
+def _missing(run: RecordedRun, study: Studied) -> str:
+    """What the device has no channel for, why, and what stands in its place; empty where it has all."""
+    device = run.instrument(study.instrument)
+    has, why = {channel.name for channel in device.channels}, []
+    if not has & {POWER, "energy_j"}:
+        reason = device.absent.get("energy_j") or device.absent.get(POWER, "the device has no such channel")
+        why.append(f"no power, and so no efficiency ({reason.rstrip('.')})")
+    if "temperature_c" not in has:
+        why.append(f"no temperature ({device.absent.get('temperature_c', 'the device has no such channel').rstrip('.')})")
+    if not why:
+        return ""
+    needed = "a processor with RAPL and a thermal sensor that the system shows" if device.spec == "cpu" else "a device with these sensors"
+    instead = " The rate of the work is drawn instead, and it is no efficiency." if POWER not in has and "energy_j" not in has else ""
+    return f"{study.instrument} has {', and '.join(why)}; it would need {needed}.{instead}"
 
 
 def _varies(values: FloatArray) -> bool:
@@ -203,16 +266,16 @@ def _scatters(run: RecordedRun, study: Studied) -> Drawing:
         ).columns  # fmt: skip
     except PhysicsError as error:
         return Drawing(id=key, svg="", caption=f"{study.name}, {study.instrument}: no pairs are drawn: {error}")
-    efficiency = INDEX if INDEX in columns else EFFICIENCY
+    columns = {**columns, STEP_RATE: _per_second(columns[STEP_TIME])}
+    no_power = POWER not in columns or not _varies(columns[POWER])
+    efficiency = INDEX if INDEX in columns else STEP_RATE if no_power else EFFICIENCY
     pairs = [tuple(efficiency if name == EFFICIENCY else name for name in pair) for pair in SCATTERS]
-    if POWER in columns and not _varies(columns[POWER]):
-        columns = {name: values for name, values in columns.items() if name != EFFICIENCY}
     drawn_pairs = [(a, b) for a, b in pairs if a in columns and b in columns and _varies(columns[a]) and _varies(columns[b])]
     if not drawn_pairs:
         return Drawing(
             id=key,
             svg="",
-            caption=f"{study.name}, {study.instrument}: neither efficiency nor temperature is known here, so no pairs are drawn.",
+            caption=f"{study.name}, {study.instrument}: neither work rate nor temperature varies, so no pairs are drawn.",
         )
     n = 0
     with svg.drawing(key):
