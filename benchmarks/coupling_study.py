@@ -21,8 +21,6 @@ from pytest_physics.clock import NS_PER_S
 from pytest_physics.devices.twin import TwinDevice, TwinLoad
 from pytest_physics.devices.twin.faults import Fault
 from pytest_physics.metrology.coupling import (
-    Aligned,
-    align,
     circular_shift_test,
     correlation,
     couple,
@@ -32,6 +30,7 @@ from pytest_physics.metrology.coupling import (
 )
 from pytest_physics.metrology.instability import INSTABILITY, RULES, Telemetry, detection, flag_share
 from pytest_physics.metrology.instability_controls import rule_numbers
+from pytest_physics.metrology.matching import Aligned, align
 
 FloatArray = NDArray[np.float64]
 

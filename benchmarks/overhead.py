@@ -5,10 +5,8 @@ counts and its line in the file, while the sampler reads the processor ten times
 same decode with the sampler's process suspended. Both halves of a pair stand side by side, in an order drawn by chance, so that
 whatever else the machine does meets both; a third arm without the harness, in each group, is the A/A control.
 
-The result is the median over groups of the ratio of times, with a distribution-free 95 % interval (order statistics). VALIDATED (exit
-code 0) where all of it lies at or below the limit, REFUTED (1) where all lies above, INCONCLUSIVE (10) where it straddles, INVALID (10)
-where the median of the control leaves 0.99 to 1.01: then the machine is too restless to see an effect of this size. ``--doc`` writes
-``docs/overhead.md``.
+``paired.py`` says how the ratios become a verdict: VALIDATED (exit code 0), REFUTED (1), INCONCLUSIVE (10) or INVALID (10). ``--doc``
+writes ``docs/overhead.md``.
 
 On a machine that others use, wall times scatter by more than the effect. Two quieter numbers stand beside them and bound it where the
 sampler and the decode share one core: the ratio of CPU times of the decoding thread, and the share of one core that the sampler takes.
@@ -31,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from scipy import stats
+from paired import EXIT_CODES, Ratio, paired_ratio, verdict_on
 
 from pytest_physics.config import load_settings
 from pytest_physics.instrument import Instrument
@@ -43,26 +41,12 @@ LIMIT = 1.01
 """Largest ratio of the time of a decode with the harness and without."""
 SHORTEST_S = 0.05
 """A decode is at least this long."""
-CONTROL_RANGE = (0.99, 1.01)
 SHARE_S = 5.0
 CONTEXT = 16
 """Tokens in the cache when a decode begins."""
 PAIRS, WARM_UP, SEED = 300, 5, 20240229
 HARNESS, PLAIN, CONTROL = "with the harness", "without", "without, again"
-EXIT_CODES = {"VALIDATED": 0, "REFUTED": 1, "INCONCLUSIVE": 10, "INVALID": 10}
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "overhead.md"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ratio:
-    """Median of paired ratios with its 95 % interval."""
-
-    median: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.median:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,26 +72,11 @@ class Measured:
     """Of one decode."""
 
 
-def paired_ratio(times_s: Sequence[float], reference_s: Sequence[float]) -> Ratio:
-    """Median over groups of ``times_s / reference_s``, each of length N."""
-    ratios = np.sort(np.asarray(times_s) / np.asarray(reference_s))
-    outer = max(1, int(stats.binom.ppf(0.025, len(ratios), 0.5)))
-    return Ratio(median=float(np.median(ratios)), low=float(ratios[outer - 1]), high=float(ratios[-outer]))
-
-
 def judge(times_s: Mapping[str, Sequence[float]]) -> Result:
     """Verdict on the times of all groups, each of the three arms once per group."""
     harness = paired_ratio(times_s[HARNESS], times_s[PLAIN])
     control = paired_ratio(times_s[CONTROL], times_s[PLAIN])
-    low, high = CONTROL_RANGE
-    if not low <= control.median <= high:
-        verdict, reason = "INVALID", f"two equal arms have the ratio {control} (its median must be within {low} to {high})"
-    elif harness.high <= LIMIT:
-        verdict, reason = "VALIDATED", f"the interval lies at or below {LIMIT}"
-    elif harness.low > LIMIT:
-        verdict, reason = "REFUTED", f"the interval lies above {LIMIT}"
-    else:
-        verdict, reason = "INCONCLUSIVE", f"the interval straddles {LIMIT}; more --pairs narrow it"
+    verdict, reason = verdict_on(harness, control, LIMIT, rounds="--pairs")
     return Result(verdict=verdict, reason=reason, harness=harness, control=control)
 
 

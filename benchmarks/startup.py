@@ -3,14 +3,12 @@
 Fresh virtual environments with the same versions: pytest alone, a second copy of that (the A/A control), pytest with this package
 installed as the README does (from a checkout), and pytest with its wheel. In each round all run ``python -m pytest --collect-only -q`` in
 an empty directory, in shuffled order, so that whatever the machine does meanwhile meets all of them. A fifth run, the wheel's environment
-with ``-p no:physics``, tells what its presence costs from what its code costs. The result is the median of the ratios within a round,
-with a distribution-free interval of at least 95 % (order statistics, binomial).
+with ``-p no:physics``, tells what its presence costs from what its code costs.
 
-Verdicts are those of the product, and the README's way to install is judged: VALIDATED (exit 0) when the whole interval lies at or below
-the limit, REFUTED (1) when it lies above, INCONCLUSIVE (10) when it straddles. INVALID (10) when the control's median ratio leaves 0.99 to
-1.01: then the machine is too restless to see an effect of this size. Wall times are those of one machine; only the ratios are meant to be
-compared. Where valgrind is installed, ``--instructions`` counts the instructions of one start-up in each environment instead: no machine
-disturbs them, but they know nothing of the disk.
+The README's way to install is judged; ``paired.py`` says how the ratios become a verdict: VALIDATED (exit code 0), REFUTED (1),
+INCONCLUSIVE (10) or INVALID (10). Wall times are those of one machine; only the ratios are meant to be compared. Where valgrind is
+installed, ``--instructions`` counts the instructions of one start-up in each environment instead: no machine disturbs them, but they know
+nothing of the disk.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
+from paired import EXIT_CODES, Ratio, paired_ratio, verdict_on
 
 PROJECT = Path(__file__).resolve().parents[1]
 COMMAND = ("-m", "pytest", "--collect-only", "-q")
@@ -39,23 +37,9 @@ PLAIN, CONTROL, PLUGIN, WHEEL, BLOCKED = "plain", "control", "plugin", "wheel", 
 
 LIMIT = 1.03
 """Largest ratio of start-up times with and without the plugin."""
-CONTROL_RANGE = (0.99, 1.01)
 ROUNDS = 15
 WARM_UP_ROUNDS = 2
 SEED = 20240229
-EXIT_CODES = {"VALIDATED": 0, "REFUTED": 1, "INCONCLUSIVE": 10, "INVALID": 10}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ratio:
-    """Median of paired ratios with its interval."""
-
-    median: float
-    lower: float
-    upper: float
-
-    def __str__(self) -> str:
-        return f"{self.median:.4f} [{self.lower:.4f}, {self.upper:.4f}]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,27 +54,11 @@ class Result:
     """Ratios of what is not judged."""
 
 
-def paired_ratio(times_s: Sequence[float], reference_s: Sequence[float]) -> Ratio:
-    """Median over rounds of ``times_s / reference_s``."""
-    ratios = np.sort(np.asarray(times_s) / np.asarray(reference_s))
-    outer = int(stats.binom.ppf(0.025, len(ratios), 0.5))
-    return Ratio(median=float(np.median(ratios)), lower=float(ratios[outer - 1]), upper=float(ratios[-outer]))
-
-
 def judge(times_s: Mapping[str, Sequence[float]]) -> Result:
     """Verdict on the times of all rounds, each of the three environments once per round."""
     plugin = paired_ratio(times_s[PLUGIN], times_s[PLAIN])
     control = paired_ratio(times_s[CONTROL], times_s[PLAIN])
-    low, high = CONTROL_RANGE
-    if not low <= control.median <= high:
-        verdict = "INVALID"
-        reason = f"two equal environments have the ratio {control.median:.4f} (allowed: {low} to {high}); run on a quiet machine"
-    elif plugin.upper <= LIMIT:
-        verdict, reason = "VALIDATED", f"the interval lies at or below {LIMIT}"
-    elif plugin.lower > LIMIT:
-        verdict, reason = "REFUTED", f"the interval lies above {LIMIT}"
-    else:
-        verdict, reason = "INCONCLUSIVE", f"the interval straddles {LIMIT}; more --rounds narrow it"
+    verdict, reason = verdict_on(plugin, control, LIMIT, rounds="--rounds")
     others = {name: paired_ratio(times_s[name], times_s[PLAIN]) for name in (WHEEL, BLOCKED) if name in times_s}
     return Result(verdict=verdict, reason=reason, plugin=plugin, control=control, others=others)
 

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from benchmark_scripts import script
 
 from pytest_physics.metrology.coupling import lag_table
 from pytest_physics.metrology.instability import INSTABILITY, detection
 
-SCRIPTS = Path(__file__).parents[1] / "benchmarks"
-
-
-@pytest.fixture(scope="module")
-def study():
-    """The script as a module."""
-    sys.path.insert(0, str(SCRIPTS))
-    spec = importlib.util.spec_from_file_location("coupling_study", SCRIPTS / "coupling_study.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["coupling_study"] = module
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(SCRIPTS))
-    del sys.modules["coupling_study"]
+study = script("coupling_study")
 
 
 @pytest.mark.parametrize("lag", [-2, 0, 3])
-def test_a_known_lag_on_the_twin_is_found_within_a_sample(study, lag):
+def test_a_known_lag_on_the_twin_is_found_within_a_sample(lag):
     """Step marks lead (lag > 0) or follow the twin's power by whole steps."""
     found, _ = study.twin_session(lag, seed=5, steps=120)
     assert abs(lag_table(found.columns["work"], found.columns["power"], max_lag=6).peak_lag - lag) <= 1
 
 
-def test_slowdowns_injected_into_the_twin_are_events(study):
+def test_slowdowns_injected_into_the_twin_are_events():
     """Five slowdowns of the twin: at least four found, and nothing flagged before the first."""
     telemetry, spans = study.twin_telemetry(seed=7)
     outcome = INSTABILITY(telemetry)
@@ -44,12 +28,12 @@ def test_slowdowns_injected_into_the_twin_are_events(study):
 
 
 @pytest.mark.parametrize(("hits", "met", "verdict"), [(50, True, ""), (71, False, "within scatter"), (100, False, ""), (15, False, "")])
-def test_a_share_of_false_positives_is_judged_with_its_scatter(study, hits, met, verdict):
+def test_a_share_of_false_positives_is_judged_with_its_scatter(hits, met, verdict):
     """3 to 7 % of 1000."""
     assert study._within(hits, 1000, 0.03, 0.07) == (met, verdict)
 
 
-def test_the_page_names_its_command_and_holds_the_guide(study, capsys, tmp_path, monkeypatch):
+def test_the_page_names_its_command_and_holds_the_guide(capsys, tmp_path, monkeypatch):
     """Generated, with the design guide and every rule's numbers."""
     monkeypatch.setattr(study, "run", lambda runs, seed: [study.Row(what=f"{runs} {seed}", target="b", reached="c", met=True)])
     assert study.main(["--runs", "3", "--seed", "4", "--output", str(tmp_path / "page.md")]) == 0
@@ -62,7 +46,7 @@ def test_the_page_names_its_command_and_holds_the_guide(study, capsys, tmp_path,
     assert capsys.readouterr().out
 
 
-def test_the_study_rows_are_judged(study):
+def test_the_study_rows_are_judged():
     """A run of ten: every row has a verdict; powers and coverages are shares."""
     rows = study.coverage(np.random.default_rng(1), 20)
     assert len(rows) == 3

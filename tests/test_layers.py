@@ -19,7 +19,7 @@ PACKAGE = "pytest_physics"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "plugin", "active", "markers", "cli", "doctor", "live", "trainer_callback"),  # surfaces: pytest, command line, public door
+    ("__init__", "plugin", "active", "outcomes", "markers", "cli", "doctor", "live", "trainer_callback"),  # surfaces, public door
     ("report", "audit", "fleet", "history", "routing"),  # what people read; many machines
     ("experiments",),  # protocols: drive a workload on an instrument
     ("claims", "session", "instrument", "short_events", "vram", "config", "record"),  # verdicts, one run's lifecycle, artifacts on disk

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-PATH = Path(__file__).parents[1] / "benchmarks" / "overhead.py"
+from benchmark_scripts import script
 
 
 @pytest.fixture(scope="module")
 def overhead():
     pytest.importorskip("torch")
-    spec = importlib.util.spec_from_file_location("overhead_benchmark", PATH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return script("overhead")
 
 
 def times(overhead, *, harness, control, noise=0.01):

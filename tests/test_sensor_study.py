@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from benchmark_scripts import script
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "sensor_study.py"
-
-
-@pytest.fixture(scope="module")
-def study():
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("sensor_study", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["sensor_study"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["sensor_study"]
+study = script("sensor_study")
 
 
 @pytest.mark.parametrize(("error", "met"), [(0.0099, True), (0.0101, False)])
-def test_an_error_is_judged_by_its_95th_percentile(study, error, met):
+def test_an_error_is_judged_by_its_95th_percentile(error, met):
     """Boundary pair at 1 %."""
     row = study.error_row("x", [error] * 50, 0.01)
     assert row.met is met
@@ -35,13 +21,13 @@ def test_an_error_is_judged_by_its_95th_percentile(study, error, met):
     ("inside", "n", "verdict"),
     [(950, 1000, "met"), (980, 1000, "within scatter"), (995, 1000, "**missed**"), (900, 1000, "**missed**"), (40, 40, "within scatter")],
 )
-def test_coverage_is_judged_with_its_own_scatter(study, inside, n, verdict):
+def test_coverage_is_judged_with_its_own_scatter(inside, n, verdict):
     """93 to 97 %; outside of it by no more than 1.96 standard deviations of such a share is told apart from a miss."""
     row = study.coverage_row("x", [True] * inside + [False] * (n - inside))
     assert str(row).endswith(f"| {verdict} |")
 
 
-def test_one_specimen_through_the_whole_study(study, tmp_path):
+def test_one_specimen_through_the_whole_study(tmp_path):
     """One a100: identified, its windows and repeated events inside the figures, everything noted."""
     found = study.Findings()
     study.study_energies(found, "a100", 0, tmp_path, 3)
@@ -56,14 +42,15 @@ def test_one_specimen_through_the_whole_study(study, tmp_path):
     assert len(found.accepted_at_limit) == 10
 
 
-def test_the_page_names_its_command(study):
+def test_the_page_names_its_command():
     """Generated, and says by what."""
-    text = study.page([study.Row(what="a", target="b", reached="c", met=True)], "python benchmarks/sensor_study.py --seed 3", 7)
+    row = study.Row(what="a", target="b", reached="c", met=True)
+    text = study.page("", "python benchmarks/sensor_study.py --seed 3", study.introduction(7), [row])
     assert "`python benchmarks/sensor_study.py --seed 3`" in text
     assert "| a | b | c | met |" in text
 
 
-def test_autoregressive_intervals_cover(study):
+def test_autoregressive_intervals_cover():
     """The baseline's estimator, ρ = 0 and 0.9: never below 90 % with 200 runs each."""
     covered = study.autoregressive_coverage(1, 200)
     assert min(covered.values()) > 0.9

@@ -16,7 +16,6 @@ from pytest_physics.metrology.baseline import (
     IdleSamples,
     assess_idle,
     drift_gate,
-    interpolate_idle,
 )
 
 PERIOD_S = 0.1
@@ -416,30 +415,6 @@ def test_drift_between_baselines():
     assert fired.refuses
     assert "drifted +0.5 W" in fired.reason
     assert "INVALID" in fired.reason
-
-
-def test_idle_between_baselines_is_linear_in_time():
-    """At the middles the baselines themselves; half way their mean; beyond them the nearer one."""
-    before, after = pair(20.0, 30.0)
-    half_way = (before.middle_s + after.middle_s) / 2
-    assert interpolate_idle(before.middle_s, before, after)[0] == 20.0
-    assert interpolate_idle(half_way, before, after)[0] == pytest.approx(25.0)
-    assert interpolate_idle(1e6, before, after)[0] == 30.0
-    assert interpolate_idle(-1e6, before, after)[0] == 20.0
-
-
-def test_the_uncertainty_between_baselines_contains_their_difference():
-    """U is at least |before − after| / √12, and the baseline's own where they agree."""
-    assert interpolate_idle(500.0, *pair(20.0, 30.0))[1] == pytest.approx(10 / math.sqrt(12))
-    before, after = pair(26.0, 26.0)
-    assert interpolate_idle(before.middle_s, before, after)[1] == before.u_w
-
-
-def test_baselines_in_the_wrong_order_are_refused():
-    """Before is before after."""
-    before, after = pair()
-    with pytest.raises(ValueError, match="'after' must lie after 'before'"):
-        interpolate_idle(0.0, after, before)
 
 
 @given(seed=st.integers(0, 10**6), sigma=st.floats(1e-4, 5.0), level=st.floats(0.5, 400.0), step=st.sampled_from([0.001, 0.1, 1.0]))

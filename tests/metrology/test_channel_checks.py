@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from rle_recordings import JOINT, columns, session_columns, training
+from rle_recordings import JOINT, columns, session_columns
 
-from pytest_physics.metrology.channel_checks import check_channels, gap_gate, time_zone_gate
+from pytest_physics.metrology.channel_checks import check_channels, gap_gate
 from pytest_physics.metrology.quality import Provenance
 
 
@@ -116,12 +116,3 @@ def test_a_gap_is_longer_than_three_periods(longest_s, passed):
     """Boundary pair."""
     t_s = np.concatenate([np.arange(50.0), 49 + longest_s + np.arange(50.0)])
     assert gap_gate(t_s).passed is passed
-
-
-def test_the_five_hour_offset_is_named():
-    """The local times of a training log against UTC telemetry: nothing is matched, and five hours are named, not applied."""
-    log, telemetry = training(JOINT[0]), session_columns(JOINT[0], "gpu")
-    gate = time_zone_gate(log["iso_s"], telemetry["t_s"], tolerance_s=1.0)
-    assert not gate.passed
-    assert "-5 h apart: 0% of 201" in gate.reason
-    assert time_zone_gate(log["t_s"], telemetry["t_s"], tolerance_s=1.0).passed

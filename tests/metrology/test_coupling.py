@@ -10,21 +10,19 @@ from rle_recordings import JOINT, published, session_columns, training
 from scipy import signal
 
 from pytest_physics.metrology.coupling import (
-    Aligned,
-    align,
     circular_shift_test,
     correlation,
     couple,
     effective_n,
     identical,
     lag_table,
-    nearest,
     needed_pairs,
     replicate_null,
     steady_zone_s,
     strength,
     symmetry_gate,
 )
+from pytest_physics.metrology.matching import Aligned, align, nearest
 from pytest_physics.metrology.refusal import RefusedError
 
 

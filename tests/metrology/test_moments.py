@@ -7,14 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_physics.metrology.moments import moment_feasible, share_bounds, summary_gates, variance_share
+from pytest_physics.metrology.moments import moment_feasible, share_bounds, variance_share
 
 TR122 = (20.70964675767918, 9.965016251128894, 1.2, 26.424)
 """Mean, standard deviation, minimum and maximum of TR122's published idle baseline, in watts."""
-
-
-def gates_by_name(gates):
-    return {gate.name: gate for gate in gates}
 
 
 def test_tr122_lies_at_89_percent_of_the_largest_variance():
@@ -76,38 +72,3 @@ def test_the_bounds_hold_for_any_readings(values, threshold):
     low, high = share_bounds(*summary, below=threshold)
     assert low - 5e-3 <= np.mean(readings < threshold)
     assert np.mean(readings <= threshold - 1e-9) <= high + 5e-3
-
-
-def test_tr122s_summary_is_refused():
-    """Its four numbers are possible, and its mean describes almost no instant."""
-    gates = gates_by_name(summary_gates(*TR122, n=586, ddof=1))
-    assert gates["summary moments"].passed
-    refused = gates["summary concentration"]
-    assert refused.refuses
-    assert refused.measured < 0.20
-    assert "the mean describes almost no instant" in refused.reason
-
-
-def test_a_quiet_idle_passes():
-    """Silent on clean data: 26 W with 0.2 W of scatter."""
-    assert all(gate.passed for gate in summary_gates(26.0, 0.2, 25.2, 26.9, n=600))
-
-
-@pytest.mark.parametrize("summary", [(20.0, 15.0, 1.0, 26.0), (27.0, 0.1, 1.0, 26.0)])
-def test_an_impossible_summary_is_refused(summary):
-    """Too large a deviation, or a mean outside its extremes: the numbers are not of one data set."""
-    (gate,) = summary_gates(*summary, n=600)
-    assert gate.refuses
-    assert "cannot belong to one set of readings" in gate.reason
-
-
-def test_a_standard_deviation_with_ddof_1_is_reduced_first():
-    """Two readings 0 and 10 have s = 7.07 with ddof = 1, and 5 as a population."""
-    assert summary_gates(5.0, 50**0.5, 0.0, 10.0, n=2, ddof=1)[0].passed
-    assert not summary_gates(5.0, 50**0.5, 0.0, 10.0, n=2, ddof=0)[0].passed
-
-
-def test_too_few_readings_for_the_ddof():
-    """A standard deviation of one reading does not exist."""
-    with pytest.raises(ValueError, match="'n' must be >"):
-        summary_gates(5.0, 1.0, 0.0, 10.0, n=1, ddof=1)

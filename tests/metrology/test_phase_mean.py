@@ -9,8 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_physics.metrology.repetition import golden_phases, phase_mean, scatter_of_mean
+from pytest_physics.metrology.repetition import GOLDEN, phase_mean, scatter_of_mean
 from pytest_physics.metrology.uncertainty import coverage_factor
+
+
+def golden(count, start=0.0):
+    """Phases as batches are started at."""
+    return (start + np.arange(count) * GOLDEN) % 1.0
 
 
 def seen(phases, *, width=0.25):
@@ -25,7 +30,7 @@ def smooth(phases):
 
 def test_a_smooth_function_is_averaged_to_its_mean():
     """Golden phases, 40 of them: the trapezoid rule round the circle is right to a thousandth, a plain mean is not better."""
-    phases = golden_phases(40, 1.0)
+    phases = golden(40)
     assert phase_mean(smooth(phases), phases).mean == pytest.approx(1.0, abs=2e-3)
 
 
@@ -43,7 +48,7 @@ def test_jumps_are_inside_the_interval():
     rng = np.random.default_rng(2)
     inside = 0
     for _ in range(300):
-        phases = golden_phases(40, 1.0, start_s=rng.uniform())
+        phases = golden(40, rng.uniform())
         found = phase_mean(seen(phases + rng.uniform()), phases)
         inside += abs(found.mean - 1) <= coverage_factor(found.dof) * found.u
     assert inside / 300 >= 0.95
@@ -55,7 +60,7 @@ def test_interval_covers_with_noise(n):
     rng = np.random.default_rng(n)
     inside = 0
     for _ in range(2000):
-        phases = golden_phases(n, 1.0, start_s=rng.uniform())
+        phases = golden(n, rng.uniform())
         found = phase_mean(1 + 0.01 * np.sin(2 * np.pi * phases) + 0.1 * rng.standard_normal(n), phases)
         inside += abs(found.mean - 1) <= coverage_factor(found.dof) * found.u
     assert 0.93 <= inside / 2000 <= 0.97
@@ -74,7 +79,7 @@ def test_origin_and_order_do_not_matter(shift, scale, seed):
 
 def test_a_straight_drift_is_no_error():
     """A card that warms up: the mean stays, and the interval does not grow."""
-    phases = golden_phases(40, 1.0)
+    phases = golden(40)
     drift = 0.2 * np.linspace(-1, 1, 40)
     drifting, steady = phase_mean(smooth(phases) + drift, phases), phase_mean(smooth(phases), phases)
     assert drifting.mean == pytest.approx(steady.mean, abs=0.005)  # a fortieth of the drift: weights are not quite equal
@@ -84,14 +89,14 @@ def test_a_straight_drift_is_no_error():
 @pytest.mark.parametrize(("n", "known"), [(3, False), (4, True)])
 def test_fewer_than_four_phases_are_no_circle(n, known):
     """Boundary pair."""
-    assert math.isfinite(phase_mean(np.ones(n), golden_phases(n, 1.0)).mean) == known
+    assert math.isfinite(phase_mean(np.ones(n), golden(n)).mean) == known
 
 
 def test_a_value_that_is_missing_leaves_nothing():
     """A batch without samples is not left out in silence."""
     values = np.ones(40)
     values[3] = np.nan
-    assert math.isnan(phase_mean(values, golden_phases(40, 1.0)).mean)
+    assert math.isnan(phase_mean(values, golden(40)).mean)
 
 
 def test_successive_differences_forget_slow_changes():

@@ -13,7 +13,6 @@ from rle_recordings import JOINT, columns, session_columns
 from pytest_physics.metrology.refusal import RefusedError
 from pytest_physics.metrology.rle import (
     INDEX_LABEL,
-    drift_and_noise,
     efficiency,
     event_free_share,
     headroom,
@@ -211,16 +210,3 @@ def test_too_few_readings_are_refused():
     """Two readings have no slope."""
     with pytest.raises(RefusedError, match="hold 2 readings"):
         headroom(np.array([0.0, 1.0]), np.array([50.0, 51.0]), limit_c=83.0, resolution_c=1.0)
-
-
-def test_drift_and_noise_are_told_apart():
-    """White noise without drift: the mean of |dx/dt| would be 113 units per second at 100 Hz, the drift is none."""
-    rng = np.random.default_rng(3)
-    t_s = np.arange(2000) / 100
-    y = rng.normal(0, 1.0, t_s.size)
-    found = drift_and_noise(t_s, y)
-    assert not found.drifts
-    assert abs(found.drift_per_s) < 0.05
-    assert found.noise == pytest.approx(1.0, rel=0.1)
-    assert np.mean(np.abs(np.diff(y)) * 100) > 100
-    assert drift_and_noise(t_s, y + 0.5 * t_s).drifts

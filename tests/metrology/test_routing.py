@@ -27,7 +27,6 @@ from pytest_physics.metrology.routing import (
     maximum_violation,
     miller_madow,
     minimum_energy,
-    paid_costs,
     saving_ceiling,
     score_regret,
     share_cap,
@@ -229,17 +228,6 @@ def test_regret_is_never_negative_for_k_experts_per_token(seed, strength):
     """No choice of k beats the k best."""
     scores = np.random.default_rng(seed).normal(size=(20, 8))
     assert (score_regret(scores, top_k(scores - strength * np.asarray(COSTS), 2), k=2) >= -1e-12).all()
-
-
-def test_costs_that_change_from_batch_to_batch_keep_the_bound():
-    """With realised costs the pooled usage has exactly the energy that was paid."""
-    rng = np.random.default_rng(3)
-    slots, offered = rng.integers(0, 50, (6, 4)), rng.uniform(0.5, 2, (6, 4))
-    slots[:, 3] = 0
-    costs = paid_costs(slots, slots * offered, offered)
-    assert energy_per_slot(slots, costs) * slots.sum() == pytest.approx((slots * offered).sum())
-    assert costs[3] == pytest.approx(offered[:, 3].mean())
-    assert frontier_gap(slots, costs) >= 0
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------

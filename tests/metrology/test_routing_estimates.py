@@ -14,7 +14,6 @@ from pytest_physics.metrology.routing_estimates import (
     mean_statistic,
     paired_difference,
     phase_trend,
-    share_statistic,
 )
 
 COSTS = (0.5,) * 6 + (2.0,) * 2
@@ -116,13 +115,6 @@ def test_the_worst_batch_decides_what_capacity_is_needed():
     found = estimate_usage([[10, 0], [0, 10]], [1.0, 2.0])
     assert found.maximum_violation == 0
     assert found.batch_violation == 1
-
-
-def test_a_share_has_its_own_interval():
-    """Hot share of the published run, multinomial."""
-    found = share_statistic(RUN, HOT)
-    assert found.value == pytest.approx(0.3242, abs=1e-4)
-    assert found.u == pytest.approx(math.sqrt(0.3242 * 0.6758 / 2560), rel=1e-3)
 
 
 def test_pairing_takes_the_common_part_out():

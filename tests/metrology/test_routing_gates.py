@@ -17,7 +17,6 @@ from pytest_physics.metrology.routing_gates import (
     capacity_gate,
     cost_agreement_gate,
     energy_gate,
-    learning_gate,
     monotonicity_gate,
     pairing_gate,
     sign_gate,
@@ -84,9 +83,6 @@ CASES = {
     "pairs: other gates": (lambda: pairing_gate(range(12), range(1, 13)), False),
     "steady: flat": (lambda: steadiness_gate(steady(1)), True),
     "steady: drifts": (lambda: steadiness_gate(steady(1, drift=0.03)), False),
-    "learning: falls": (lambda: learning_gate(steady(2, drift=-0.03)), True),
-    "learning: flat": (lambda: learning_gate(steady(2)), False),
-    "learning: rises": (lambda: learning_gate(steady(2, drift=0.03)), False),
     "parameters: moved": (lambda: adaptation_gate([1.0, 2.0], [1.0, 2.0001]), True),
     "parameters: as they were": (lambda: adaptation_gate([1.0, 2.0], [1.0, 2.0]), False),
 }

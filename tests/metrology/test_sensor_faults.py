@@ -11,10 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_physics.metrology.refusal import RefusedError
-from pytest_physics.metrology.response import SensorModel
 from pytest_physics.metrology.sensor_faults import (
     counter_mean_power,
-    dead_fraction,
     first_after_pause_gate,
     latency_modes_gate,
     phase_lock_gate,
@@ -24,23 +22,6 @@ from pytest_physics.metrology.sensor_faults import (
 )
 
 MS = 1_000_000
-
-
-@pytest.mark.parametrize(
-    ("window_s", "lag_s", "expected"), [(0.025, 0.0, 0.75), (0.1, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.015, 0.7), (0.02, 0.03, 0.4)]
-)
-def test_dead_fraction(window_s, lag_s, expected):
-    """1 − W_eff/T with W_eff = W or 2τ, never below 0."""
-    sensor = SensorModel(update_period_s=0.1, window_s=window_s, u_window_s=0.001, lag_s=lag_s, u_lag_s=0.001)
-    assert dead_fraction(sensor).value == pytest.approx(expected)
-
-
-def test_dead_fraction_carries_both_uncertainties():
-    """U = √((u_W/T)² + (W u_T/T²)²), by hand for 25 ± 1 in 100 ± 4."""
-    sensor = SensorModel(update_period_s=0.1, u_update_period_s=0.004, window_s=0.025, u_window_s=0.001)
-    assert dead_fraction(sensor).u == pytest.approx(math.hypot(0.01, 0.01))
-    lag = SensorModel(update_period_s=0.1, lag_s=0.01, u_lag_s=0.001)
-    assert dead_fraction(lag).u == pytest.approx(0.02)
 
 
 @pytest.mark.parametrize(("share", "predicted", "passes"), [(1.0, 1.0, True), (0.0, 0.0, True), (1.0, 0.0, False), (0.3, 1.0, False)])

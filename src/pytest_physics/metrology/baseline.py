@@ -625,16 +625,3 @@ def drift_gate(before: IdleAssessment, after: IdleAssessment, limit_w: float, *,
         + ("" if passed else ": net energies between them are INVALID"),
         remedy="" if passed else "let the machine settle before both baselines, shorten the run, or raise 'baseline.max_drift_w'",
     )  # fmt: skip
-
-
-def interpolate_idle(t_s: float, before: IdleAssessment, after: IdleAssessment) -> tuple[float, float]:
-    """Idle power at ``t_s`` and its standard uncertainty, both in watts: linear in time between the middles of two baselines.
-
-    Outside the two, the nearer one. How idle moved in between is not known, so the uncertainty is at least |before − after| / √12.
-    """
-    if not after.middle_s > before.middle_s:
-        raise ValueError(f"'after' must lie after 'before' (got middles {after.middle_s} s and {before.middle_s} s).")
-    share = min(1.0, max(0.0, (t_s - before.middle_s) / (after.middle_s - before.middle_s)))
-    value = (1 - share) * before.mean_w + share * after.mean_w
-    u = math.hypot((1 - share) * before.u_w, share * after.u_w)
-    return value, max(u, abs(before.mean_w - after.mean_w) / math.sqrt(12))

@@ -132,31 +132,12 @@ def calibrate(
     ``u_reference_w`` and ``u_reading_w`` are standard uncertainties of the means (noise, not the meter's own scale: add that apart).
     """
     reference_w, reading_w = np.asarray(reference_w, dtype=np.float64), np.asarray(reading_w, dtype=np.float64)
-    levels = len(np.unique(reference_w))
-    if levels < MIN_LEVELS:
-        refuse(
-            "calibration: levels", scope=scope, measured=levels, limit=MIN_LEVELS, unit="1",
-            reason=f"{levels} levels of power do not calibrate a scale (needed: {MIN_LEVELS})",
-            remedy="Record more steady levels between idle and full load, for example 0, 20, … 100 % of the multiprocessors.",
-        )  # fmt: skip
+    levels = _require_levels(reference_w, scope)
     line = york(reference_w, reading_w, u_reference_w, u_reading_w)
     residual = reading_w - line.intercept - line.slope * reference_w
     r_squared = 1 - float(residual @ residual) / float(((reading_w - reading_w.mean()) ** 2).sum() or math.nan)
-    ratio = math.sqrt(line.reduced_chi_square)
     residual_w = math.sqrt(float(residual @ residual) / len(residual))
-    if not r_squared >= MIN_R_SQUARED:
-        refuse(
-            "calibration: linearity", scope=scope, measured=r_squared, limit=MIN_R_SQUARED, unit="1",
-            reason=f"the channel follows the meter with R² = {r_squared:.4f} only (needed: {MIN_R_SQUARED})",
-            remedy="Check that both recordings are aligned in time and levels are steady; a channel that estimates power has no scale.",
-        )  # fmt: skip
-    if ratio > MAX_RESIDUAL_RATIO:
-        refuse(
-            "calibration: residual", scope=scope, measured=ratio, limit=MAX_RESIDUAL_RATIO, unit="1",
-            reason=f"readings scatter by {residual_w:.3g} W about the line, {ratio:.1f} times their stated noise "
-            f"(limit {MAX_RESIDUAL_RATIO:.0f} times)",
-            remedy="Align both recordings in time, wait for steady levels, or state the noise of the level means honestly.",
-        )  # fmt: skip
+    _require_line(line, r_squared, residual_w, scope)
     return Calibration(
         gain=line.slope,
         u_gain=line.u_slope,
@@ -170,3 +151,31 @@ def calibrate(
         lowest_w=float(reference_w.min()),
         highest_w=float(reference_w.max()),
     )
+
+
+def _require_levels(reference_w: FloatArray, scope: str) -> int:
+    levels = len(np.unique(reference_w))
+    if levels < MIN_LEVELS:
+        refuse(
+            "calibration: levels", scope=scope, measured=levels, limit=MIN_LEVELS, unit="1",
+            reason=f"{levels} levels of power do not calibrate a scale (needed: {MIN_LEVELS})",
+            remedy="Record more steady levels between idle and full load, for example 0, 20, … 100 % of the multiprocessors.",
+        )  # fmt: skip
+    return levels
+
+
+def _require_line(line: Line, r_squared: float, residual_w: float, scope: str) -> None:
+    if not r_squared >= MIN_R_SQUARED:
+        refuse(
+            "calibration: linearity", scope=scope, measured=r_squared, limit=MIN_R_SQUARED, unit="1",
+            reason=f"the channel follows the meter with R² = {r_squared:.4f} only (needed: {MIN_R_SQUARED})",
+            remedy="Check that both recordings are aligned in time and levels are steady; a channel that estimates power has no scale.",
+        )  # fmt: skip
+    ratio = math.sqrt(line.reduced_chi_square)
+    if ratio > MAX_RESIDUAL_RATIO:
+        refuse(
+            "calibration: residual", scope=scope, measured=ratio, limit=MAX_RESIDUAL_RATIO, unit="1",
+            reason=f"readings scatter by {residual_w:.3g} W about the line, {ratio:.1f} times their stated noise "
+            f"(limit {MAX_RESIDUAL_RATIO:.0f} times)",
+            remedy="Align both recordings in time, wait for steady levels, or state the noise of the level means honestly.",
+        )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Were these channels measured? Constants, computed channels, repeats, formulas, two writers, cadence, gaps, time zones, as gates.
+"""Were these channels measured? Constants, computed channels, repeats, formulas, two writers, cadence, gaps, as gates.
 
 The checks are those of ``forensics``; here they run over all channels of one recording, become gates that name the channel, and say what
 a channel's provenance comes to: a constant is *assumed*, a channel that follows another one to the last digit is *derived*, one of which
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pytest_physics.metrology.autocorrelation import FloatArray
-from pytest_physics.metrology.forensics import alignment, series
+from pytest_physics.metrology.forensics import series
 from pytest_physics.metrology.forensics.finding import Effect, Finding
 from pytest_physics.metrology.quality import Provenance
 from pytest_physics.metrology.uncertainty import Gate
@@ -40,7 +40,6 @@ REMEDIES: Mapping[str, str] = {
     series.SMOOTH.name: "ask where the values come from: a sensor has steps or noise",
     series.WRITERS.name: "separate the writers, or leave the overlapping stretch out",
     series.CADENCE.name: "use the real times of the rows, never a nominal period",
-    alignment.CLOCK_OFFSET.name: "read both clocks with their time zone",
 }
 DOWNGRADES: Mapping[str, Provenance] = {
     series.CONSTANT.name: Provenance.ASSUMED,
@@ -135,14 +134,6 @@ def gap_gate(t_s: FloatArray, *, scope: str = "recording") -> Gate:
         name="gaps", scope=scope, measured=share, limit=0.0 if not gaps.size else MAX_GAP_SHARE, unit="1", passed=not gaps.size,
         warning=share <= MAX_GAP_SHARE, reason=reason, remedy="" if not gaps.size else "judge the stretches between gaps apart",
     )  # fmt: skip
-
-
-def time_zone_gate(a_s: ArrayLike, b_s: ArrayLike, *, tolerance_s: float, scope: str = "recordings") -> Gate:
-    """Whether two recordings of one session overlap, or are whole quarters of an hour apart."""
-    gate = _gate(alignment.clock_offset(a_s, b_s, tolerance_s=tolerance_s), scope=scope)
-    if gate is None:  # pragma: no cover -- a clock offset always speaks
-        raise AssertionError("a clock offset always speaks")
-    return gate
 
 
 def _gate(finding: Finding, *, scope: str) -> Gate | None:

@@ -15,7 +15,7 @@ billions of joules elsewhere. Whether a card's counter inherits its sensor's dea
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -86,6 +86,11 @@ class CounterSeries:
         """Standard uncertainty of the instant of a tick."""
         return self.poll_s / math.sqrt(12)
 
+    def was_reset(self, start_s: FloatArray, end_s: FloatArray) -> BoolArray:
+        """Whether the counter fell between two instants, shape (M,)."""
+        fell: BoolArray = np.searchsorted(self.reset_s, end_s, side="right") > np.searchsorted(self.reset_s, start_s, side="right")
+        return fell
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ticks:
@@ -153,20 +158,14 @@ def counter_energy(
     bracket = _bracketed(series, t0_s, t1_s, idle_w=idle_w, beside_w=beside_w, idle=idle, limits_s=limits, settle_s=settle_s)
     inner = _interpolated(series, t0_s, t1_s, idle_w, idle)
     wins = bracket.u_j() <= inner.u_j()
-
-    def chosen(name: str) -> FloatArray:
-        values: FloatArray = np.where(wins, getattr(bracket, name), getattr(inner, name))
-        return values
-
-    start_s, end_s = chosen("start_s"), chosen("end_s")
-    resets = np.searchsorted(series.reset_s, end_s, side="right") > np.searchsorted(series.reset_s, start_s, side="right")
-    resets |= np.searchsorted(series.reset_s, t1_s, side="right") > np.searchsorted(series.reset_s, t0_s, side="right")
-    net = np.where(resets, np.nan, chosen("net_j"))
+    chosen = _either(wins, bracket, inner)
+    resets = series.was_reset(chosen.start_s, chosen.end_s) | series.was_reset(t0_s, t1_s)
+    net = np.where(resets, np.nan, chosen.net_j)
     gross = net + idle_w * length_s
-    within = (t0_s >= series.first_s) & (end_s <= series.last_s)
+    within = (t0_s >= series.first_s) & (chosen.end_s <= series.last_s)
     known = np.isfinite(net) & within
     step = np.full(len(t0), series.resolution_j / math.sqrt(6))
-    gap_s, span_s = series.gaps.covered_s(t0_s, t1_s), series.gaps.covered_s(start_s, end_s)
+    gap_s, span_s = series.gaps.covered_s(t0_s, t1_s), series.gaps.covered_s(chosen.start_s, chosen.end_s)
     return WindowEnergies(
         t0_ns=t0,
         t1_ns=t1,
@@ -175,18 +174,25 @@ def counter_energy(
         terms={
             "gain": Term(gross_j=series.u_gain * gross, net_j=series.u_gain * net),
             "quantisation": Term(gross_j=step, net_j=step),
-            "edges": Term(gross_j=chosen("edges_j"), net_j=chosen("edges_j")),
-            "baseline": Term(gross_j=chosen("baseline_gross_j"), net_j=chosen("baseline_net_j"), dof=idle.dof),
+            "edges": Term(gross_j=chosen.edges_j, net_j=chosen.edges_j),
+            "baseline": Term(gross_j=chosen.baseline_gross_j, net_j=chosen.baseline_net_j, dof=idle.dof),
         },
         estimator=np.where(wins, Estimator.COUNTER_BRACKETED, Estimator.COUNTER_INTERPOLATED).astype(np.int8),
         n_updates=inside,
-        gap_fraction=np.maximum(gap_s / length_s, span_s / np.maximum(end_s - start_s, length_s)),
-        longest_gap_s=series.gaps.longest_in_s(np.minimum(start_s, t0_s), np.maximum(end_s, t1_s)),
+        gap_fraction=np.maximum(gap_s / length_s, span_s / np.maximum(chosen.end_s - chosen.start_s, length_s)),
+        longest_gap_s=series.gaps.longest_in_s(np.minimum(chosen.start_s, t0_s), np.maximum(chosen.end_s, t1_s)),
         bracketed=within & (known | resets),
         interrupted=resets,
         dispersion_w=np.full(len(t0), np.nan),
         coverage=1.0,
         idle=idle,
+    )
+
+
+def _either(wins: BoolArray, first: _Candidate, second: _Candidate) -> _Candidate:
+    """``first`` where it wins, window by window, else ``second``."""
+    return _Candidate(
+        **{field.name: np.where(wins, getattr(first, field.name), getattr(second, field.name)) for field in fields(_Candidate)}
     )
 
 

@@ -51,15 +51,21 @@ class Decision:
 
 
 def quality_gate(comparison: Comparison) -> Gate:
-    """The estimate must have seen data without large gaps."""
-    quality = comparison.estimate.quality
+    """The estimate must be a number, and have seen data without large gaps."""
+    quality, value = comparison.estimate.quality, comparison.estimate.value
+    if quality >= Quality.ESTIMATE and not math.isfinite(value):
+        return Gate(
+            name="data quality", scope="estimate", measured=None, limit=None, unit="", passed=False,
+            reason=f"the estimate is {'not a number' if math.isnan(value) else 'infinite'}",
+            remedy="it divides by zero, or something that it is made of has no value: look at each of its parts",
+        )  # fmt: skip
     return Gate(
         name="data quality",
         scope="estimate",
         measured=float(quality),
         limit=float(Quality.ESTIMATE),
         unit="tier",
-        passed=quality >= Quality.ESTIMATE and math.isfinite(comparison.estimate.value),
+        passed=quality >= Quality.ESTIMATE,
         reason=f"quality of the estimate is {quality.name} (needed: at least {Quality.ESTIMATE.name})",
         remedy="lengthen the window, or repeat the event, until the sensor updates at least twice without a gap",
     )

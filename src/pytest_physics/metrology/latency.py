@@ -50,11 +50,6 @@ class LatencySummary:
     overhead_s: QuantileInterval | None
     """Median time of an empty call in the same harness, contained in every latency; None where it was not measured."""
 
-    @property
-    def overhead_share(self) -> float | None:
-        """Harness overhead over the median, both measured."""
-        return None if self.overhead_s is None else self.overhead_s.value / self.median_s.value
-
 
 def quantile_interval(values: FloatArray, probability: float) -> QuantileInterval:
     """Quantile ``probability`` of ``values``, shape (N,), N ≥ 1, with an interval that covers at least 95 %."""

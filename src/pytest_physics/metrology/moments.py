@@ -16,16 +16,10 @@ import math
 import numpy as np
 from scipy import optimize
 
-from pytest_physics.metrology.uncertainty import Gate
-
 GRID_POINTS = 1201
 """Atoms offered to the linear programme; shares are then right to about 0.1 percentage point."""
 ROUNDING = 1e-9
 """Relative slack for numbers that were printed and read back."""
-NEAR_MEAN = 0.10
-"""An idle state is a level: readings within ±10 % of the mean are near it."""
-MIN_SHARE_NEAR_MEAN = 0.50
-"""A mean that cannot have been near at least half of the readings describes no state."""
 
 
 def variance_share(mean: float, sd: float, minimum: float, maximum: float) -> float:
@@ -94,57 +88,3 @@ def _extreme_share(
         raise ValueError(f"no share could be computed for mean {mean} and standard deviation {sd}: {result.message}")
     share: float = result.fun if result.fun is not None else math.nan
     return min(1.0, max(0.0, sign * share))
-
-
-def summary_gates(
-    mean_w: float, sd_w: float, minimum_w: float, maximum_w: float, *, n: int, ddof: int = 1, scope: str = "baseline"
-) -> tuple[Gate, ...]:
-    """Gates for an idle power of which only the summary was stored: it must be possible, and may be one level.
-
-    ``n`` is the number of readings and ``ddof`` the one used for ``sd_w``; raises ``ValueError`` unless n > ddof and n > 0.
-    """
-    if not n > max(ddof, 0):
-        raise ValueError(f"'n' must be > 'ddof' and > 0 (got n={n}, ddof={ddof}).")
-    population_sd = sd_w * math.sqrt((n - ddof) / n)
-    feasible = _feasibility_gate(mean_w, population_sd, minimum_w, maximum_w, scope)
-    if not feasible.passed:
-        return (feasible,)
-    return feasible, _concentration_gate(mean_w, population_sd, minimum_w, maximum_w, scope)
-
-
-def _feasibility_gate(mean_w: float, sd_w: float, minimum_w: float, maximum_w: float, scope: str) -> Gate:
-    share = variance_share(mean_w, sd_w, minimum_w, maximum_w)
-    summary = f"mean {mean_w:.6g} W, standard deviation {sd_w:.6g} W, minimum {minimum_w:.6g} W and maximum {maximum_w:.6g} W"
-    passed = moment_feasible(mean_w, sd_w, minimum_w, maximum_w)
-    return Gate(
-        name="summary moments",
-        scope=scope,
-        measured=share if math.isfinite(share) else None,
-        limit=1.0,
-        unit="1",
-        passed=passed,
-        reason=f"{summary} {'can' if passed else 'cannot'} belong to one set of readings "
-        + (
-            f"(variance {share:.1%} of the largest possible, limit 100 %)"
-            if math.isfinite(share)
-            else "(the mean must lie between minimum and maximum)"
-        ),
-        remedy="" if passed else "compute the summary again from the stored samples; these four numbers are not of one data set",
-    )
-
-
-def _concentration_gate(mean_w: float, sd_w: float, minimum_w: float, maximum_w: float, scope: str) -> Gate:
-    reach_w = NEAR_MEAN * abs(mean_w)
-    _, share = share_bounds(mean_w, sd_w, minimum_w, maximum_w, above=mean_w - reach_w, below=mean_w + reach_w) if reach_w else (0.0, 1.0)
-    passed = share >= MIN_SHARE_NEAR_MEAN
-    return Gate(
-        name="summary concentration",
-        scope=scope,
-        measured=share,
-        limit=MIN_SHARE_NEAR_MEAN,
-        unit="1",
-        passed=passed,
-        reason=f"at most {share:.1%} of the readings can lie within {NEAR_MEAN:.0%} of the mean {mean_w:.4g} W "
-        f"(limit: at least {MIN_SHARE_NEAR_MEAN:.0%})" + ("" if passed else ": the mean describes almost no instant of this idle"),
-        remedy="" if passed else "measure idle again after the device has settled into one state, and keep the samples",
-    )

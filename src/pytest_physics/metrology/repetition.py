@@ -4,15 +4,14 @@
 commensurate with T (27 % median error after 32, 128 and 512 repetitions). Batches that start at ``(φ_0 + j·0.618…·T) mod T`` fill the
 circle evenly: the error is bounded by the total variation of what the sensor sees times the star discrepancy D* of the phases
 (Koksma–Hlawka), about 1 to 2 over the number of batches m; m ≥ 8·⌈T/W⌉ and ≥ 32 keeps 25/100 sensors below 1 %.
-:func:`commensurability_gate` computes D* of planned or achieved phases before, and after, anything runs: it costs nothing.
+:func:`commensurability_gate` computes it of planned or achieved phases, on the circle: it costs nothing.
 
 *Average over phases.* :func:`phase_mean` integrates over the phases that were achieved, by the trapezoid rule round the circle: the value
 of one batch depends on its phase, its mean over all phases is the true one.
 
 *When to stop.* Looking at an interval until it is narrow selects the moments when it is too narrow by luck: with quantiles of the
-normal distribution at every step, 95 % intervals cover 31 % (AR(1), ρ = 0.9). Here the looks are fixed in advance (16, 32, 64, …), the
-quantile is Student's t at 95 % shared over all looks (Bonferroni), the uncertainty is that of an autocorrelated series, and where the
-values look correlated, or are fewer than 32, two looks in a row must agree. Simulated: ≥ 98 % for independent values, ≥ 96 % for ρ = 0.9.
+normal distribution at every step, 95 % intervals cover 31 % (AR(1), ρ = 0.9). Here the looks are fixed in advance (:class:`LookSchedule`),
+and the quantile is Student's t at 95 % shared over all looks (Bonferroni).
 
 *First versus rest.* The first repetition is often another one (clocks, caches): :func:`first_versus_rest` says so.
 
@@ -30,7 +29,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from pytest_physics.metrology.autocorrelation import SeriesMean, series_mean
 from pytest_physics.metrology.uncertainty import COVERAGE, Gate
 
 FloatArray = NDArray[np.float64]
@@ -40,21 +38,10 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 BATCHES_PER_SLICE = 8
 MIN_BATCHES = 32
 MAX_DISCREPANCY = 0.1
-"""Largest star discrepancy of phases that an average over repetitions tolerates."""
+"""Largest discrepancy of phases that an average over repetitions tolerates."""
 MIN_PHASES = 4
 """Fewer phases are no circle."""
-FIRST_LOOK = 16
-SURE_LOOK = 32
-"""From this many values one look is enough, if the values are hardly correlated."""
-UNCORRELATED_SHARE = 0.8
-"""N_eff over N above which values count as hardly correlated."""
 FIRST_VERSUS_REST_P = 0.01
-
-
-def golden_phases(count: int, update_period_s: float, *, start_s: float = 0.0) -> FloatArray:
-    """Start phases of ``count`` batches in [0, T), relative to the sensor's comb, in seconds."""
-    phases: FloatArray = (start_s + np.arange(count, dtype=np.float64) * (GOLDEN * update_period_s)) % update_period_s
-    return phases
 
 
 def batches_needed(update_period_s: float, window_s: float) -> int:
@@ -64,18 +51,8 @@ def batches_needed(update_period_s: float, window_s: float) -> int:
     return max(MIN_BATCHES, BATCHES_PER_SLICE * math.ceil(update_period_s / window_s - 1e-9))
 
 
-def star_discrepancy(phases: FloatArray) -> float:
-    """D* of points in [0, 1), shape (N,): largest gap between their share below x, and x. 1 for no points."""
-    x = np.sort(np.asarray(phases, dtype=np.float64))
-    n = len(x)
-    if n == 0:
-        return 1.0
-    rank = np.arange(n)
-    return float(max(((rank + 1) / n - x).max(), (x - rank / n).max()))
-
-
 def circular_discrepancy(phases: FloatArray) -> float:
-    """The same on a circle, wherever its origin is (Kuiper): largest gap between share and length of any arc. 1 for no points."""
+    """Discrepancy on a circle, wherever its origin is (Kuiper): largest gap between share and length of any arc. 1 for no points."""
     x = np.sort(np.asarray(phases, dtype=np.float64) % 1.0)
     n = len(x)
     if n == 0:
@@ -204,8 +181,8 @@ class LookSchedule:
             raise ValueError(f"'looks' must increase from at least 4 (got {self.looks}).")
 
     @classmethod
-    def doubling(cls, most: int, *, first: int = FIRST_LOOK) -> LookSchedule:
-        """16, 32, 64, … and ``most`` last."""
+    def doubling(cls, most: int, *, first: int) -> LookSchedule:
+        """``first``, twice as many, four times, … and ``most`` last."""
         if most < first:
             return cls(looks=(most,))
         doubled = [first * 2**k for k in range(int(math.log2(most / first)) + 1)]
@@ -215,54 +192,6 @@ class LookSchedule:
         """Two-sided quantile of Student's t with the 5 % shared by all looks."""
         upper = 1 - (1 - COVERAGE) / (2 * len(self.looks))
         return float(special.ndtri(upper) if math.isinf(dof) else special.stdtrit(dof, upper))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """What one look at the values says."""
-
-    n: int
-    """Values looked at."""
-    series: SeriesMean
-    half_width: float
-    """Half of the interval about the mean, in the unit of the values; it holds 95 % over the whole schedule."""
-    target: float
-    """Half-width asked for, in the unit of the values."""
-    inside: bool
-    """Whether the interval is inside the target."""
-    stop: bool
-    """Whether to stop: inside, and either confirmed by the look before or sure by itself."""
-
-
-def look_at(values: FloatArray, *, relative_target: float, schedule: LookSchedule) -> Look | None:
-    """The last scheduled look that ``values``, shape (N,), allow; None before the first.
-
-    Parameters
-    ----------
-    values
-        One per repetition or batch, in order.
-    relative_target
-        Half-width asked for, as a share of the mean's size.
-    schedule
-        Fixed before the first value was seen.
-    """
-    due = [n for n in schedule.looks if n <= len(values)]
-    if not due:
-        return None
-    now = _look(values[: due[-1]], relative_target, schedule)
-    before = _look(values[: due[-2]], relative_target, schedule) if len(due) > 1 else None
-    sure = now.n >= SURE_LOOK and now.series.n_eff > UNCORRELATED_SHARE * now.n
-    confirmed = before is not None and before.inside
-    return Look(
-        n=now.n, series=now.series, half_width=now.half_width, target=now.target, inside=now.inside, stop=now.inside and (sure or confirmed)
-    )  # fmt: skip
-
-
-def _look(values: FloatArray, relative_target: float, schedule: LookSchedule) -> Look:
-    series = series_mean(values)
-    half = schedule.coverage_factor(series.dof) * series.u
-    target = relative_target * abs(series.mean)
-    return Look(n=len(values), series=series, half_width=half, target=target, inside=half <= target, stop=False)
 
 
 def first_versus_rest(values: FloatArray, *, scope: str = "repetitions", unit: str = "J") -> Gate:

@@ -1,4 +1,4 @@
-"""Legacy thermal indices by id, and beside them an efficiency, a headroom and a drift that mean something.
+"""Legacy thermal indices by id, and beside them an efficiency and a headroom that mean something.
 
 ``rle/v1`` and ``rle/v2`` are computed exactly as their monitors computed them, constants, literal time steps and initialisation row
 included. Both are *indices*: ``utilisation × stability / (load × (1 + 1/T))`` adds a number to 1/s, rises when a device idles or
@@ -9,8 +9,7 @@ What they were meant to say is said by :func:`efficiency`: work per net joule re
 without thermal or power events. Both factors are of declared unit and shown with their own intervals; they say which side failed.
 
 Headroom and time to the limit come from a slope over a window in seconds with the interval that the sensor's step allows; where that
-interval contains 0 the time is infinite. Drift (slope) and noise (scatter about it) are reported apart: a mean of |dx/dt| is noise over
-the sampling period, and no rate.
+interval contains 0 the time is infinite.
 
 Assumes that readings of a legacy series come in the order of their ticks, one restart-free stretch at a time. Fails (refuses) where two
 different formulas are compared, and where a window holds fewer than three readings.
@@ -371,7 +370,7 @@ def share_components(share: TimeShare, *, source: str) -> tuple[Component, ...]:
     return (Component(label="time in events", source=source, contribution=share.u, dof=dof, evaluation="A"),)
 
 
-# --- headroom, drift, noise -------------------------------------------------------------------------------------------
+# --- headroom ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -412,37 +411,6 @@ def _time(left_c: float, slope_c_per_min: float) -> float:
     if left_c <= 0:
         return 0.0
     return left_c / slope_c_per_min * SECONDS_PER_MINUTE if slope_c_per_min > 0 else math.inf
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DriftAndNoise:
-    """Two different things that a mean of |dx/dt| mixes up."""
-
-    drift_per_s: float
-    """Slope of the least-squares line, in the quantity's unit per second."""
-    low_per_s: float
-    high_per_s: float
-    noise: float
-    """Standard deviation about that line, in the quantity's unit; depends on the sensor's bandwidth, not on the sampling period."""
-    window_s: float
-    n: int
-
-    @property
-    def drifts(self) -> bool:
-        """Whether the drift's 95 % interval excludes 0."""
-        return self.low_per_s > 0 or self.high_per_s < 0
-
-
-def drift_and_noise(t_s: ArrayLike, values: ArrayLike, *, resolution: float = 0.0, window_s: float = math.inf) -> DriftAndNoise:
-    """Drift with a 95 % interval, and noise about it, of the last ``window_s`` seconds; shapes (N,), NaN where a read failed."""
-    t, y = _window(t_s, values, window_s, what="series")
-    slope = slope_interval(t, y, resolution_c=resolution)
-    per_s = slope.value / SECONDS_PER_MINUTE
-    residuals = y - y.mean() - per_s * (t - t.mean())
-    return DriftAndNoise(
-        drift_per_s=per_s, low_per_s=slope.low / SECONDS_PER_MINUTE, high_per_s=slope.high / SECONDS_PER_MINUTE,
-        noise=math.sqrt(float(residuals @ residuals) / max(1, t.size - 2)), window_s=float(t[-1] - t[0]), n=t.size,
-    )  # fmt: skip
 
 
 def _window(t_s: ArrayLike, values: ArrayLike, window_s: float, *, what: str) -> tuple[FloatArray, FloatArray]:

@@ -202,26 +202,6 @@ def energy_per_slot(counts: ArrayLike, costs: ArrayLike) -> float:
     return float(shares @ values)
 
 
-def paid_costs(slots: ArrayLike, energy_j: ArrayLike, offered_j: ArrayLike) -> FloatArray:
-    """Energy per slot that each expert took on average where costs change from batch to batch, shape (N,), in joules.
-
-    With these costs ``Σ p_i·E_i`` is the energy that was paid, and the bound holds for the pooled usage. An expert without slots has the
-    mean of what it offered.
-
-    Parameters
-    ----------
-    slots
-        Slots per batch and expert, shape (B, N).
-    energy_j
-        Energy that those slots took, shape (B, N).
-    offered_j
-        Energy per slot as each batch began, shape (B, N).
-    """
-    counts = np.asarray(slots, float).sum(axis=0)
-    paid = np.asarray(energy_j, float).sum(axis=0) / np.maximum(counts, 1)
-    return checked_costs(np.where(counts > 0, paid, np.asarray(offered_j, float).mean(axis=0)))
-
-
 def entropy(counts: ArrayLike) -> float:
     """Diversity of shares or counts in nats, as it stands: the one that obeys the bound."""
     return float(special.entr(shares_of(counts)).sum())

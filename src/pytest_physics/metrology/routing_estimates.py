@@ -138,14 +138,6 @@ def estimate_usage(counts: ArrayLike, costs: ArrayLike) -> UsageEstimates:
     )
 
 
-def share_statistic(counts: ArrayLike, members: ArrayLike) -> Statistic:
-    """Share of the slots that go to the experts in ``members`` (a mask, shape (N,))."""
-    batches, mask = np.atleast_2d(np.asarray(counts, float)), np.asarray(members, bool).astype(float)
-    value = float(shares_of(counts) @ mask)
-    u, dof = _sampling(batches, mask - value)
-    return Statistic(value=value, u=u, dof=dof, unit="1")
-
-
 def effective_lambda(costs: ArrayLike, energy_j: float, u_energy_j: float, dof: float = math.inf) -> Statistic:
     """λ_eff in 1/J of a usage of ``energy_j`` ± ``u_energy_j`` per slot; its interval is infinite where energy may be at an end."""
     values = checked_costs(costs)

@@ -193,16 +193,6 @@ def steadiness_gate(trend: PhaseTrend) -> Gate:
     )  # fmt: skip
 
 
-def learning_gate(trend: PhaseTrend) -> Gate:
-    """A router that is said to learn to save must take less late than early."""
-    p = trend.p / 2 if trend.change.value < 0 else 1 - trend.p / 2
-    return _gate(
-        "learning over phases", measured=p, limit=0.05, unit="1", passed=p < 0.05,
-        reason=f"early {trend.early:.4f}, late {trend.late:.4f} {trend.change.unit}: a fall with p = {p:.2g} (limit 0.05)",
-        remedy="train longer, or do not call it learning",
-    )  # fmt: skip
-
-
 def adaptation_gate(parameters_before: ArrayLike, parameters_after: ArrayLike) -> Gate:
     """A router that is said to be trained must have other parameters afterwards."""
     before, after = np.asarray(parameters_before, float), np.asarray(parameters_after, float)

@@ -2,7 +2,6 @@
 
 Each check takes what the instrument-response experiment recorded and returns a value with its uncertainty, or a gate:
 
-* *dead fraction* ``1 − W_eff / T`` with the uncertainties of both;
 * *phase lock*: under a load of period T at 8 start phases, the readings' means differ by as much of the swing as the kernel predicts;
 * *staleness*: no change for more than 5 T while the load toggles (poll stalls apart);
 * *caches*: call latencies with two modes, and a first read after a pause that repeats the value from before it;
@@ -24,7 +23,6 @@ from scipy import stats
 
 from pytest_physics.metrology.modality import fit_two_modes
 from pytest_physics.metrology.refusal import refuse
-from pytest_physics.metrology.response import SensorModel
 from pytest_physics.metrology.uncertainty import Gate
 from pytest_physics.metrology.updates import BoolArray, FloatArray, IntArray, run_starts, seconds_since
 
@@ -48,15 +46,6 @@ MULTIPLE_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeadFraction:
-    """Share of the time that the sensor does not look."""
-
-    value: float
-    u: float
-    """Standard uncertainty before the limit to [0, 1]."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Quantisation:
     """Step of the readings, and what it does to a mean."""
 
@@ -70,14 +59,6 @@ class Quantisation:
     """Whether the noise is at least q/2, so that the mean of M readings has q/√(12 M)."""
     levels: int
     """Distinct values seen."""
-
-
-def dead_fraction(sensor: SensorModel) -> DeadFraction:
-    """``1 − W_eff/T``, at least 0, with the uncertainty of window (or lag) and period."""
-    ratio = sensor.effective_window_s / sensor.update_period_s
-    u_window_s = sensor.u_window_s if sensor.window_s >= 2 * sensor.lag_s else 2 * sensor.u_lag_s
-    u = math.hypot(u_window_s / sensor.update_period_s, ratio * sensor.u_update_period_s / sensor.update_period_s)
-    return DeadFraction(value=max(0.0, 1 - ratio), u=u)
 
 
 def phase_lock_gate(

@@ -147,46 +147,69 @@ def square_wave(
     Passes on every healthy sensor, whatever its window: the step exceeds 10 W, it rises and begins within what the identified kernel
     allows, the second idle returns below half of the step, and every phase has readings.
     """
-    settled_s = sensor.window_s + 7 * sensor.lag_s + sensor.delay_s + sensor.update_period_s
-    end_s = float(t_s[-1]) if len(t_s) else off_s
-    # a tail longer than the phase leaves its last quarter, which is settled best
-    load_from_s = min(on_s + settled_s, off_s - 0.25 * (off_s - on_s))
-    idle_from_s = min(off_s + settled_s, end_s - 0.25 * (end_s - off_s))
-    phases = (power_w[t_s < on_s], power_w[(t_s >= load_from_s) & (t_s < off_s)], power_w[(t_s > off_s) & (t_s >= idle_from_s)])
+    phases = _settled_phases(t_s, power_w, on_s=on_s, off_s=off_s, sensor=sensor)
     a, b, c = (float(phase.mean()) if len(phase) else math.nan for phase in phases)
     step = step_response(t_s, power_w, on_s=on_s, off_s=off_s)
     limit_s = rise_limit_s(sensor, load_ramp_s=load_ramp_s)
-    fewest = min(len(phase) for phase in phases)
     gates = (
-        _gate(
-            "square wave: readings", scope, fewest, MIN_READINGS, "1", passed=fewest >= MIN_READINGS,
-            reason=f"the sparsest of the three phases has {fewest} distinct readings (needed: {MIN_READINGS})",
-            remedy="lengthen the phases beyond the sensor's tail, and check for failed reads",
-        ),
-        _gate(
-            "square wave: step", scope, b - a, MIN_STEP_W, "W", passed=b - a > MIN_STEP_W,
-            reason=f"load raises the reading by {b - a:.4g} W (needed: more than {MIN_STEP_W:.0f} W)",
-            remedy="check that the load runs on this device and that its power channel answers",
-        ),
-        _gate(
-            "square wave: rise", scope, step.rise_s, limit_s, "s", passed=step.rise_s <= limit_s,
-            reason=f"10–90 % rise {step.rise_s * 1e3:.4g} ms (limit {limit_s * 1e3:.4g} ms from the identified sensor)",
-            remedy="identify the sensor again: its window or lag is not what was identified, or its updates stall",
-        ),
-        _gate(
-            "square wave: delay", scope, step.delay_s, delay_limit_s(sensor, load_ramp_s=load_ramp_s), "s",
-            passed=step.delay_s <= delay_limit_s(sensor, load_ramp_s=load_ramp_s),
-            reason=f"readings pass half of the step {step.delay_s * 1e3:.4g} ms after it "
-            f"(limit {delay_limit_s(sensor, load_ramp_s=load_ramp_s) * 1e3:.4g} ms from the identified sensor)",
-            remedy="check the clocks of load and sampler, and for a stale value after the pause",
-        ),
-        _gate(
-            "square wave: return", scope, c - a, (b - a) / 2, "W", passed=c - a <= (b - a) / 2,
-            reason=f"after the load the reading stays {c - a:.4g} W above idle (limit {(b - a) / 2:.4g} W, half of the step)",
-            remedy="check that the load ended, or give the card longer to leave its boost state",
-        ),
-    )  # fmt: skip
+        _readings_gate(min(len(phase) for phase in phases), scope),
+        _step_gate(b - a, scope),
+        _rise_gate(step.rise_s, limit_s, scope),
+        _delay_gate(step.delay_s, delay_limit_s(sensor, load_ramp_s=load_ramp_s), scope),
+        _return_gate(c - a, (b - a) / 2, scope),
+    )
     return SquareWave(idle_before_w=a, load_w=b, idle_after_w=c, step=step, rise_limit_s=limit_s, gates=gates)
+
+
+def _settled_phases(
+    t_s: FloatArray, power_w: FloatArray, *, on_s: float, off_s: float, sensor: SensorModel
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Readings of the first idle, and those of load and second idle that the sensor's tail has left; at least the last quarter of each."""
+    settled_s = sensor.window_s + 7 * sensor.lag_s + sensor.delay_s + sensor.update_period_s
+    end_s = float(t_s[-1]) if len(t_s) else off_s
+    load_from_s = min(on_s + settled_s, off_s - 0.25 * (off_s - on_s))
+    idle_from_s = min(off_s + settled_s, end_s - 0.25 * (end_s - off_s))
+    return power_w[t_s < on_s], power_w[(t_s >= load_from_s) & (t_s < off_s)], power_w[(t_s > off_s) & (t_s >= idle_from_s)]
+
+
+def _readings_gate(fewest: int, scope: str) -> Gate:
+    return _gate(
+        "square wave: readings", scope, fewest, MIN_READINGS, "1", passed=fewest >= MIN_READINGS,
+        reason=f"the sparsest of the three phases has {fewest} distinct readings (needed: {MIN_READINGS})",
+        remedy="lengthen the phases beyond the sensor's tail, and check for failed reads",
+    )  # fmt: skip
+
+
+def _step_gate(step_w: float, scope: str) -> Gate:
+    return _gate(
+        "square wave: step", scope, step_w, MIN_STEP_W, "W", passed=step_w > MIN_STEP_W,
+        reason=f"load raises the reading by {step_w:.4g} W (needed: more than {MIN_STEP_W:.0f} W)",
+        remedy="check that the load runs on this device and that its power channel answers",
+    )  # fmt: skip
+
+
+def _rise_gate(rise_s: float, limit_s: float, scope: str) -> Gate:
+    return _gate(
+        "square wave: rise", scope, rise_s, limit_s, "s", passed=rise_s <= limit_s,
+        reason=f"10–90 % rise {rise_s * 1e3:.4g} ms (limit {limit_s * 1e3:.4g} ms from the identified sensor)",
+        remedy="identify the sensor again: its window or lag is not what was identified, or its updates stall",
+    )  # fmt: skip
+
+
+def _delay_gate(delay_s: float, limit_s: float, scope: str) -> Gate:
+    return _gate(
+        "square wave: delay", scope, delay_s, limit_s, "s", passed=delay_s <= limit_s,
+        reason=f"readings pass half of the step {delay_s * 1e3:.4g} ms after it (limit {limit_s * 1e3:.4g} ms from the identified sensor)",
+        remedy="check the clocks of load and sampler, and for a stale value after the pause",
+    )  # fmt: skip
+
+
+def _return_gate(left_w: float, limit_w: float, scope: str) -> Gate:
+    return _gate(
+        "square wave: return", scope, left_w, limit_w, "W", passed=left_w <= limit_w,
+        reason=f"after the load the reading stays {left_w:.4g} W above idle (limit {limit_w:.4g} W, half of the step)",
+        remedy="check that the load ended, or give the card longer to leave its boost state",
+    )  # fmt: skip
 
 
 def _step_share(t_s: float, window_s: float, lag_s: float) -> float:

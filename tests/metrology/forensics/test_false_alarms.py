@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 
-import pytest
+from benchmark_scripts import script
 
 from pytest_physics.metrology.forensics.catalogue import CATALOGUE
+
+study = script("audit_false_alarms")
 
 ROOT = Path(__file__).parents[3]
 DRAWS = 60
 
 
-@pytest.fixture(scope="module")
-def study():
-    spec = importlib.util.spec_from_file_location("audit_false_alarms", ROOT / "benchmarks" / "audit_false_alarms.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
-
-
-def test_no_check_accuses_consistent_summaries(study):
+def test_no_check_accuses_consistent_summaries():
     """No alarm in a seeded sample of every check; chance confirms at most what a 5 % level allows (4 σ above it)."""
     for rate in study.rates(DRAWS):
         assert rate.alarms == 0, rate
         assert rate.confirmed <= 0.05 * DRAWS + 4 * (0.05 * 0.95 * DRAWS) ** 0.5, rate
 
 
-def test_every_check_is_simulated_or_declared(study):
+def test_every_check_is_simulated_or_declared():
     """A new check without a simulation does not pass."""
     assert set(study.GENERATORS) | study.DECLARED == set(CATALOGUE)
 
 
-def test_the_documentation_shows_ten_thousand_draws_per_check(study):
+def test_the_documentation_shows_ten_thousand_draws_per_check():
     """The table in the guide lists every check, from a full run, and at most 1 % of alarms."""
     page = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
     rows = [line.split(" | ") for line in page.partition(study.BEGIN)[2].partition(study.END)[0].splitlines() if line.startswith("| ")][1:]
@@ -48,7 +38,7 @@ def test_the_documentation_shows_ten_thousand_draws_per_check(study):
         assert int(alarms) <= 100
 
 
-def test_the_table_is_replaced_between_its_markers(study, tmp_path):
+def test_the_table_is_replaced_between_its_markers(tmp_path):
     """Text around the markers stays."""
     page = tmp_path / "page.md"
     page.write_text(f"before\n{study.BEGIN}\nold\n{study.END}\nafter\n", encoding="utf-8")
