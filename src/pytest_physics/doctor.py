@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pytest_physics.clock import RealClock
 from pytest_physics.devices.base import CHANNELS, Device, DeviceSpec
 from pytest_physics.devices.discover import open_device, probe_nvml
+from pytest_physics.devices.nvml.advice import advice
 from pytest_physics.errors import PhysicsError
 
 
@@ -19,8 +20,8 @@ def doctor_lines() -> Iterator[str]:
     yield f"scheduling  {_scheduling()}"
     probe = probe_nvml()
     yield f"GPU         {probe.reason}"
-    specs = [DeviceSpec(kind="nvml", parameters={"index": index}) for index in range(len(probe.names))]
-    if not specs:
+    specs = [DeviceSpec(kind="nvml", parameters={"index": index}) for index in probe.indices]
+    if not probe.available:
         yield "            --physics-device auto measures a simulated GPU (twin) instead, and says so everywhere."
     for spec in [*specs, DeviceSpec(kind="cpu")]:
         yield ""
@@ -44,12 +45,16 @@ def _described(device: Device) -> Iterator[str]:
     yield f"{device.spec}: {fingerprint.name} ({fingerprint.digest}), sampled every {device.sampling_period_s * 1e3:g} ms"
     device.read()  # shares of time need two readings
     time.sleep(0.1)
+    started_ns = time.perf_counter_ns()
     values, codes = device.read()
+    yield f"  one read takes {(time.perf_counter_ns() - started_ns) / 1e6:.2g} ms"
     for channel, value, code in zip(device.channels, values, codes, strict=True):
         shown = f"{value:.6g}" if code == 0 else f"failed with code {code}"
         yield f"  yes  {channel.name:<26} {shown:<16} {CHANNELS[channel.name]} ({channel.source})"
+    told = ""
     for name, reason in device.absent.items():
-        yield f"  no   {name:<26} {reason}"
+        yield f"  no   {name:<26} {'for the same reason' if reason == told else reason}"
+        told = reason
     sensor = device.sensor
     if sensor is not None:
         yield (
@@ -57,6 +62,20 @@ def _described(device: Device) -> Iterator[str]:
             f"window {sensor.window_s * 1e3:g} ± {sensor.u_window_s * 1e3:.2g} ms, looks {sensor.coverage:.0%} of the time, "
             f"scale ± {sensor.u_gain:.1%}"
         )
+    if device.spec.kind == "nvml":
+        yield f"  load        {_load(device)}"
+        for text in advice(fingerprint.details):
+            yield f"  note        {text}"
+
+
+def _load(device: Device) -> str:
+    """What could load the card: torch, and by which name; or why nothing can."""
+    from pytest_physics.workloads.select import torch_name  # noqa: PLC0415 -- torch takes seconds to load
+
+    try:
+        return f"torch uses this card as '{torch_name(device)}'"
+    except PhysicsError as error:
+        return f"experiments that need one are NOT_TESTED: {error}"
 
 
 def _scheduling() -> str:

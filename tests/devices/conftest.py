@@ -12,7 +12,7 @@ import fakenvml
 import pytest
 
 from pytest_physics.devices.base import DeviceSpec
-from pytest_physics.devices.nvml import NvmlDevice
+from pytest_physics.devices.nvml import NvmlDevice, processes
 
 
 class FakeNvml:
@@ -88,6 +88,8 @@ def _simulated(library, monkeypatch, tmp_path):
     pynvml = pytest.importorskip("pynvml")
     monkeypatch.setattr(pynvml, "nvmlLib", library)
     monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
+    # the simulated driver lives in this process, so its process ids are ours even in a container
+    monkeypatch.setattr(processes, "process_ids_are_apart", lambda: False)
     for variable in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
         monkeypatch.delenv(variable, raising=False)
     script = tmp_path / "script.txt"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pytest_physics.devices import discover
 from pytest_physics.devices.base import DeviceSpec
-from pytest_physics.devices.discover import DEFAULT_PRESET, KINDS, choose_devices, open_device, parse_device, probe_nvml
+from pytest_physics.devices.discover import DEFAULT_PRESET, KINDS, choose_devices, open_device, probe_nvml
 from pytest_physics.devices.nvml import NvmlDevice, library
 from pytest_physics.errors import ConfigurationError, DeviceUnavailableError
 
@@ -56,7 +56,7 @@ def presets(monkeypatch):
 )
 def test_a_device_is_named_by_kind_and_selector(presets, text, kind, parameters):
     """Each documented form gives one specification."""
-    assert parse_device(text) == (DeviceSpec(kind=kind, parameters=parameters),)
+    assert choose_devices(text).specs == (DeviceSpec(kind=kind, parameters=parameters),)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_device_is_named_by_kind_and_selector(presets, text, kind, parameters)
 def test_what_cannot_be_meant_names_the_nearest_that_can(presets, text, message):
     """Typing errors end with a suggestion, not with another device."""
     with pytest.raises(ConfigurationError, match=re.escape(message)):
-        parse_device(text)
+        choose_devices(text)
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=30))
@@ -90,7 +90,7 @@ def test_parsing_gives_a_specification_or_a_configuration_error(text):
     if text.strip().startswith(("auto", "twin")):
         return  # these look at the machine, or at the presets
     try:
-        specs = parse_device(text)
+        specs = choose_devices(text).specs
     except ConfigurationError:
         return
     assert [spec.kind in KINDS for spec in specs] == [True]

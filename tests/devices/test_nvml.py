@@ -20,10 +20,12 @@ from pytest_physics.devices.base import CHANNELS, READ_OK, BufferedDevice, Devic
 from pytest_physics.devices.nvml import NvmlDevice, open_device
 from pytest_physics.devices.nvml.library import GPU_IS_LOST, NO_DATA, NO_PERMISSION, NOT_SUPPORTED
 from pytest_physics.devices.nvml.priors import chip_family, power_usage_kind, prior_sampling_period_s, prior_sensor
+from pytest_physics.devices.nvml.processes import process_ids_are_apart
 from pytest_physics.devices.nvml.quantities import power_samples
 from pytest_physics.errors import ConfigurationError, DeviceUnavailableError
 
-NVML_CHANNELS = list(CHANNELS)[: list(CHANNELS).index("foreign_processes") + 1]
+NVML_CHANNELS = list(CHANNELS)[: list(CHANNELS).index("foreign_name_2") + 1]
+FOREIGN = [name for name in CHANNELS if name.startswith("foreign_") and name in NVML_CHANNELS]
 COUNTERS = ("power_cap_ns", "thermal_ns", "software_thermal_ns", "hardware_thermal_ns", "power_brake_ns")
 
 
@@ -65,7 +67,7 @@ def test_every_channel_of_a_full_card_is_read_in_si_units(fake_nvml):
         "memory_used_bytes": 2 * 1024**2,
         "power_limit_w": pytest.approx(310),
         "event_reasons": 0x44,
-        "foreign_processes": 0,
+        **dict.fromkeys(FOREIGN, 0),
         **dict.fromkeys(COUNTERS, 0),
     }
 
@@ -163,7 +165,8 @@ def test_an_unknown_p_state_is_missing_not_32(fake_nvml):
         ("nvmlDeviceGetMemoryInfo", {"memory_used_bytes"}),
         ("nvmlDeviceGetEnforcedPowerLimit", {"power_limit_w"}),
         ("nvmlDeviceGetCurrentClocksEventReasons", {"event_reasons"}),
-        ("nvmlDeviceGetComputeRunningProcesses_v3", {"foreign_processes"}),
+        ("nvmlDeviceGetComputeRunningProcesses_v3", set(FOREIGN)),
+        ("nvmlDeviceGetProcessUtilization", set(FOREIGN) - {"foreign_processes", "foreign_memory_bytes"}),
     ],
 )
 def test_what_is_not_supported_is_absent_with_its_reason(fake_nvml, target, channels):
@@ -437,7 +440,7 @@ INVISIBLE_PID = 2**22 + 7  # above the largest process id of Linux
 def test_an_invisible_process_is_a_riddle_not_a_zero(fake_nvml):
     """From inside a container NVML lists process ids of the host: own or foreign, nobody can say."""
     device = fake_nvml.open(H100 + f"process {INVISIBLE_PID} 500\n")
-    assert failures(device) == {"foreign_processes": NO_PERMISSION}
+    assert failures(device) == dict.fromkeys(("foreign_processes", "foreign_memory_bytes"), NO_PERMISSION)
 
 
 def test_a_visible_foreign_process_outweighs_the_riddle(fake_nvml, orphan):
@@ -489,6 +492,7 @@ def test_the_fingerprint_names_what_may_change_a_measurement(fake_nvml):
         "power_limit_default": "350 W",
         "power_limit_range": "200 W to 350 W",
         "persistence_mode": "on",
+        "compute_mode": "default",
         "mig_mode": "off",
         "ecc_mode": "on",
         "shutdown_threshold": "95 °C",
@@ -737,7 +741,7 @@ def test_the_library_is_found_by_the_loader(fake_directory, tmp_path):
     assert child.returncode == 0, child.stderr
     result = json.loads(child.stdout)
     assert result["name"] == "NVIDIA H100 PCIe"
-    assert result["codes"] == [READ_OK] * len(NVML_CHANNELS)
+    assert result["codes"] == [READ_OK] * (len(NVML_CHANNELS) - process_ids_are_apart())
     assert result["values"]["power_w"] == pytest.approx(123.456)
 
 

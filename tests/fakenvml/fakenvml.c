@@ -18,10 +18,12 @@
  *   ring 0.1                        period of the 119 driver-side samples
  *   scopes 0 2                      power scopes that fields 185 and 186 answer (0)
  *   process PID|self|parent MIB [T0 T1]
+ *   work PID|self|parent T SM       a sample of utilisation by process: SM percent, taken at T; none newer is NOT_FOUND
  *   at T NAME VALUE                 piecewise-constant truth; NAME is one of profile_names below, VALUE may be hexadecimal
  *   live PATH                       a file with more points of power_w, appended while the test runs: u64 count, then {i64 CLOCK_MONOTONIC ns,
  *                                   f64 W}[]; write the point first and the count after it
  *   fault TARGET CODE [every N | first N | between T0 T1]    TARGET: a C function, field:ID, field:ID:SCOPE, or *
+ *   slow TARGET US                  this call or field takes so much longer
  *   lost T                          every later call on this GPU returns GPU_IS_LOST
  *   stale T0 T1                     both power sensors repeat the reading of T0
  *   counter_reset T                 the energy counter starts again from zero
@@ -60,6 +62,7 @@ typedef union { double d; uint ui; unsigned long ul; unsigned long long ull; lon
 typedef struct { uint fieldId, scopeId; int64_t timestamp, latencyUsec; uint valueType; int nvmlReturn; Value value; } FieldValue;
 typedef struct { unsigned long long timeStamp; Value value; } Sample;
 typedef struct { uint pid; unsigned long long usedGpuMemory; uint gpuInstanceId, computeInstanceId; } ProcessInfo;
+typedef struct { uint pid; unsigned long long timeStamp; uint smUtil, memUtil, encUtil, decUtil; } ProcessUtilizationSample;
 typedef struct { unsigned long long total, free, used; } Memory;
 typedef struct { uint version; unsigned long long total, reserved, free, used; } MemoryV2;
 typedef struct { uint gpu, memory; } Utilization;
@@ -72,6 +75,7 @@ _Static_assert(sizeof(Value) == 8, "nvmlValue_t");
 _Static_assert(sizeof(FieldValue) == 40 && offsetof(FieldValue, nvmlReturn) == 28 && offsetof(FieldValue, value) == 32, "nvmlFieldValue_t");
 _Static_assert(sizeof(Sample) == 16, "nvmlSample_t");
 _Static_assert(sizeof(ProcessInfo) == 24 && offsetof(ProcessInfo, usedGpuMemory) == 8, "nvmlProcessInfo_v3");
+_Static_assert(sizeof(ProcessUtilizationSample) == 32 && offsetof(ProcessUtilizationSample, smUtil) == 16, "nvmlProcessUtilizationSample_t");
 _Static_assert(sizeof(Memory) == 24, "nvmlMemory_t");
 _Static_assert(sizeof(MemoryV2) == 40 && offsetof(MemoryV2, used) == 32, "nvmlMemory_v2_t");
 _Static_assert(sizeof(Utilization) == 8, "nvmlUtilization_t");
@@ -96,11 +100,13 @@ _Static_assert(sizeof profile_names / sizeof *profile_names == N_PROFILES, "ever
 typedef struct { double *t, *v, *integral; size_t n, room; } Profile;
 typedef struct { double period, window, lag, delay, phase, noise, lsb, gain, offset; uint64_t salt; } Sensor;
 typedef struct { char target[64]; int code; long every, first; double from, to; long seen; } Fault;
+typedef struct { char target[64]; long us; } Slow;
 typedef struct { uint pid; double mib, from, to; } Process;
+typedef struct { uint pid, sm; double t; } Work;
 typedef struct { int64_t t_ns; double watt; } LivePoint;
 typedef struct { uint64_t count; LivePoint point[]; } Live;
 
-enum { MAX_DEVICES = 16, MAX_FAULTS = 64, MAX_PROCESSES = 16, MAX_NAMES = 128, RING = 119 };
+enum { MAX_DEVICES = 16, MAX_FAULTS = 64, MAX_SLOW = 32, MAX_PROCESSES = 16, MAX_WORK = 64, MAX_NAMES = 128, RING = 119 };
 
 typedef struct {
     char name[96], uuid[96], serial[30], vbios[32], pci[32];
@@ -113,7 +119,9 @@ typedef struct {
     double tick, start_j, rate, reset_t, lost_t, stale_from, stale_to, ring;
     double sum_j; long summed; /* readings the counter has added so far */
     Fault fault[MAX_FAULTS]; int n_faults;
+    Slow slow[MAX_SLOW]; int n_slow;
     Process process[MAX_PROCESSES]; int n_processes;
+    Work work[MAX_WORK]; int n_work;
     const Live *live; size_t live_room, live_seen;
 } Device;
 
@@ -279,6 +287,11 @@ static int read_fault(Device *d, const char *rest) {
     else return n == 2;
     return f->every > 0;
 }
+static int read_slow(Device *d, const char *rest) {
+    if (d->n_slow == MAX_SLOW) return 0;
+    Slow *s = &d->slow[d->n_slow++];
+    return sscanf(rest, "%63s %ld", s->target, &s->us) == 2;
+}
 static int read_process(Device *d, const char *rest) {
     if (d->n_processes == MAX_PROCESSES) return 0;
     Process *p = &d->process[d->n_processes++];
@@ -287,6 +300,14 @@ static int read_process(Device *d, const char *rest) {
     if (sscanf(rest, "%31s %lf %lf %lf", pid, &p->mib, &p->from, &p->to) < 2) return 0;
     p->pid = !strcmp(pid, "self") ? (uint)getpid() : !strcmp(pid, "parent") ? (uint)getppid() : (uint)strtoul(pid, NULL, 10);
     return p->pid != 0;
+}
+static int read_work(Device *d, const char *rest) {
+    if (d->n_work == MAX_WORK) return 0;
+    Work *w = &d->work[d->n_work++];
+    char pid[32];
+    if (sscanf(rest, "%31s %lf %u", pid, &w->t, &w->sm) != 3) return 0;
+    w->pid = !strcmp(pid, "self") ? (uint)getpid() : !strcmp(pid, "parent") ? (uint)getppid() : (uint)strtoul(pid, NULL, 10);
+    return 1;
 }
 static int read_sensor(Device *d, const char *rest) {
     char which[16];
@@ -351,7 +372,9 @@ static int read_behaviour(Device *d, const char *key, const char *rest) {
     if (!strcmp(key, "sensor")) return read_sensor(d, rest);
     if (!strcmp(key, "energy")) return read_energy(d, rest);
     if (!strcmp(key, "process")) return read_process(d, rest);
+    if (!strcmp(key, "work")) return read_work(d, rest);
     if (!strcmp(key, "fault")) return read_fault(d, rest);
+    if (!strcmp(key, "slow")) return read_slow(d, rest);
     if (!strcmp(key, "scopes")) return read_scopes(d, rest);
     if (!strcmp(key, "power_usage")) return d->power_usage_is_average = !strcmp(rest, "average"), 1;
     if (!strcmp(key, "ring")) return sscanf(rest, "%lf", &d->ring) == 1 && d->ring > 0;
@@ -411,17 +434,21 @@ static void count_call(const char *name) {
     fake.calls[i].n++;
 }
 static int leave(int code) { pthread_mutex_unlock(&fake.lock); return code; }
+static void wait_us(long us) {
+    if (us <= 0) return;
+    struct timespec pause = {us / 1000000, us % 1000000 * 1000};
+    nanosleep(&pause, NULL);
+}
 static int begin(const char *call) {
     pthread_mutex_lock(&fake.lock);
     if (!fake.loaded) load_script();
     count_call(call);
-    if (fake.latency_us) {
-        struct timespec pause = {fake.latency_us / 1000000, fake.latency_us % 1000000 * 1000};
-        nanosleep(&pause, NULL);
-    }
+    wait_us(fake.latency_us);
     return fake.initialised > 0 ? OK : UNINITIALIZED;
 }
 static int faulty(Device *d, const char *target, double t) {
+    for (int i = 0; i < d->n_slow; i++)
+        if (!strcmp(d->slow[i].target, target)) wait_us(d->slow[i].us);
     for (int i = 0; i < d->n_faults; i++) {
         Fault *f = &d->fault[i];
         if (strcmp(f->target, target) || t < f->from || t >= f->to) continue;
@@ -713,6 +740,23 @@ static int running(Device *d, uint *count, ProcessInfo *to) {
 }
 API int nvmlDeviceGetComputeRunningProcesses(Device *d, uint *count, ProcessInfo *to) { ENTER(d); return leave(running(d, count, to)); }
 API int nvmlDeviceGetComputeRunningProcesses_v2(Device *d, uint *count, ProcessInfo *to) { ENTER(d); return leave(running(d, count, to)); }
+
+API int nvmlDeviceGetProcessUtilization(Device *d, ProcessUtilizationSample *to, uint *count, unsigned long long last) {
+    ENTER(d);
+    uint room = to ? *count : 0, n = 0;
+    double t = now_s();
+    int64_t wall = realtime_us();
+    for (int i = 0; i < d->n_work; i++) {
+        const Work *w = &d->work[i];
+        unsigned long long stamp = (unsigned long long)(wall - llrint(1e6 * (t - w->t)));
+        if (w->t > t || stamp <= last) continue;
+        if (n < room) to[n] = (ProcessUtilizationSample){w->pid, stamp, w->sm, 0, 0, 0};
+        n++;
+    }
+    *count = n;
+    if (!n) return leave(NOT_FOUND);
+    return leave(n > room ? INSUFFICIENT_SIZE : OK);
+}
 
 /* ---- what came after the 470 drivers ---- */
 

@@ -241,12 +241,9 @@ class Runs:
         return run
 
 
-LONG = ("healthy_run", "sampler_run", "faults_run")
-
-
 @pytest.fixture(scope="session")
 def runs(request, tmp_path_factory) -> Iterator[Runs]:
-    """All runs; those of the fixtures in ``LONG`` start here, if some test wants them."""
+    """All runs; the long ones start here, each if some test wants it."""
     try:
         fakenvml.build()
     except fakenvml.NoCompilerError as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_physics.devices.nvml.processes import process_ids_are_apart
+
 VALID = ("clean", "counter_reset", "read_errors", "power_cap", "the_first_window_is_still_valid")
 SPOILT = {
     "counter_reset_insisted": {"data quality", "energy counter"},
@@ -15,6 +17,11 @@ SPOILT = {
     "lost": {"data quality", "sampler", "thermal throttling", "power brake"},
     "baseline_after_the_loss": {"data quality", "idle baseline", "idle updates"},
 }
+
+
+APART = pytest.mark.skipif(
+    process_ids_are_apart(), reason="in a container with process ids of its own nobody can tell whose a process is, and no channel says so"
+)
 
 
 @pytest.fixture
@@ -39,7 +46,7 @@ def test_windows_without_harm_are_validated(run, claim):
     assert run.verdicts[claim] == "VALIDATED", run.claims[claim].reason
 
 
-@pytest.mark.parametrize("claim", SPOILT)
+@pytest.mark.parametrize("claim", [pytest.param(claim, marks=APART if claim == "foreign_process" else ()) for claim in SPOILT])
 def test_spoilt_windows_are_invalid_for_the_right_reason(run, claim):
     """INVALID, by exactly the gates that the fault concerns."""
     assert run.verdicts[claim] == "INVALID"
@@ -107,6 +114,7 @@ def test_a_power_cap_is_a_warning(run):
     assert "SOFTWARE_POWER_CAP" in run.failed_gates("power_cap", warnings=True)["power cap"]
 
 
+@APART
 def test_a_foreign_process_is_counted(run):
     """The baseline's gate has the number of processes."""
     (gate,) = (gate for gate in run.claims["foreign_process"].gates if gate.name == "idle foreign processes")

@@ -5,8 +5,10 @@ What stays unproven by it: that a real driver and allocator behave as documented
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +19,7 @@ from pytest_physics.config import load_settings
 from pytest_physics.devices.base import DeviceSpec
 from pytest_physics.devices.twin import TwinDevice
 from pytest_physics.devices.twin.memory import true_peak_bytes
-from pytest_physics.errors import ConfigurationError, DeviceUnavailableError, InvalidMeasurement
+from pytest_physics.errors import ChannelUnavailableError, ConfigurationError, DeviceUnavailableError, InvalidMeasurement
 from pytest_physics.experiments.vram_cliff import run_vram_cliff
 from pytest_physics.metrology.memory import Outcome, inactive_split_share, largest_block_fragmentation
 from pytest_physics.session import Plan, Session
@@ -25,7 +27,7 @@ from pytest_physics.vram import VRAMMonitor
 from pytest_physics.workloads import allocator, memory_probe
 from pytest_physics.workloads.allocator import MIB, CudaAllocator, TwinAllocator, alternate_frees, stack_order, torture
 from pytest_physics.workloads.memory_probe import ModelSpec
-from pytest_physics.workloads.probers import ENVIRONMENT, EXPANDABLE, ProcessProber, known_sizes, tortured
+from pytest_physics.workloads.probers import BYTES, ENVIRONMENT, EXPANDABLE, ProcessProber, cuda_model, known_sizes, tortured
 
 GIB = 2**30
 MODEL = ModelSpec(name="llama-3.2-1b", model_type="llama", dtype="float16")
@@ -109,7 +111,7 @@ def cuda(monkeypatch):
     """A card for :class:`CudaAllocator`."""
     found = FakeCuda()
     monkeypatch.setattr(allocator, "import_torch", lambda: FakeTorch(found))
-    monkeypatch.setattr(allocator, "torch_device", torch.device)
+    monkeypatch.setattr(allocator, "visible_device", torch.device)
     return found
 
 
@@ -237,6 +239,64 @@ def test_no_room_for_the_first_pass_is_out_of_memory(probing, monkeypatch):
 
     monkeypatch.setattr(memory_probe, "_first_pass", no_room)
     assert probing(lambda *_: 0.0) == {"outcome": "OUT_OF_MEMORY", "message": "CUDA out of memory."}
+
+
+def test_random_weights_are_drawn_on_the_card(monkeypatch):
+    """Drawn on the host they would cost each of some fifty probes ten seconds of one core."""
+    card = torch.device("meta")  # any device that is not the host
+
+    class Card(AbstractContextManager):
+        type = "cuda"
+
+        def __enter__(self):
+            card.__enter__()
+
+        def __exit__(self, *error):
+            card.__exit__(*error)
+
+    spec = ModelSpec(
+        name="small", model_type="gpt2",
+        arguments={"n_layer": 1, "n_embd": 8, "n_head": 1, "vocab_size": 16, "bos_token_id": 0, "eos_token_id": 0},
+    )  # fmt: skip
+    model = memory_probe._build(spec, spec.config(), torch.float16, from_weights=False, on=Card())
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    model = memory_probe._build(spec, spec.config(), torch.float16, from_weights=False, on=torch.device("cpu"))
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize("model", ["", "no such directory"])
+def test_the_model_of_a_card_ends_by_memory_on_the_largest_card(model):
+    """The least that a token of a whole pass takes, its cache and its logits, times all positions is far more than 288 GB."""
+    spec = cuda_model(model)
+    arguments = spec.arguments
+    cache = 2 * arguments["num_hidden_layers"] * arguments["hidden_size"] * BYTES[spec.dtype]
+    logits = arguments["vocab_size"] * BYTES[spec.dtype]
+    assert (cache + logits) * arguments["max_position_embeddings"] > 4 * 288e9
+    assert 140 * GIB / (cache + logits) < 300_000  # attention takes operations with the square of this
+
+
+def test_a_card_on_which_nothing_runs_is_not_tested(monkeypatch):
+    """A probe that finds CUDA broken says nothing about the model: the claim is NOT_TESTED, and no error of configuration."""
+
+    class Broken:
+        pid = 77
+
+        def ask(self, _request, *, limit_s):
+            assert limit_s > 0
+            return memory_probe._ending({}, said, timed_out=False, status=0)
+
+        def close(self):
+            pass
+
+    def refused(_request):
+        raise ChannelUnavailableError("torch 2.13.0 cannot run on 'cuda:0': busy.")
+
+    monkeypatch.setitem(memory_probe.ACTIONS, "describe", refused)
+    answered = memory_probe.answer({"action": "describe", "limit_s": 20.0})
+    assert answered["not_tested"]
+    said = json.dumps(answered).encode()
+    with pytest.raises(ChannelUnavailableError, match=r"'llama-3\.2-1b' cannot be probed: torch 2\.13\.0 cannot run on 'cuda:0': busy"):
+        ProcessProber(MODEL, device="cuda:0", process=Broken())
 
 
 # --- a search ---------------------------------------------------------------------------------------------------------

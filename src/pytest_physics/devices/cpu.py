@@ -176,7 +176,7 @@ def _container(root: Path) -> str:
 
 def _text(path: Path) -> str:
     with suppress(OSError):
-        return path.read_text(errors="replace").strip()
+        return path.read_text(encoding="utf-8", errors="replace").strip()
     return ""
 
 

@@ -273,7 +273,7 @@ def _throttle_files(root: Path, pid: int) -> list[Path]:
         folder = top / inside
         for candidate in (folder, *folder.parents):
             statistics = candidate / "cpu.stat"
-            if statistics.is_file() and _throttled_ns(statistics.read_text()) is not None:
+            if statistics.is_file() and _throttled_ns(statistics.read_text(encoding="utf-8")) is not None:
                 found[statistics] = None
             if candidate == top:
                 break
@@ -283,8 +283,9 @@ def _throttle_files(root: Path, pid: int) -> list[Path]:
 def _cpu_groups(root: Path, pid: int) -> Iterator[tuple[str, str, str]]:
     """Mount point, its root, and the process's group, for each hierarchy that can throttle CPU time."""
     process = root / "proc" / str(pid)
-    groups = {names: path for _, names, path in (line.split(":", 2) for line in (process / "cgroup").read_text().split("\n") if line)}
-    for line in (process / "mountinfo").read_text().splitlines():
+    lines = (process / "cgroup").read_text(encoding="utf-8").split("\n")
+    groups = {names: path for _, names, path in (line.split(":", 2) for line in lines if line)}
+    for line in (process / "mountinfo").read_text(encoding="utf-8").splitlines():
         before, _, after = line.partition(" - ")
         mount_root, mount_point = before.split()[3:5]
         kind, _, options = after.split(maxsplit=2)
@@ -368,7 +369,7 @@ class FrequencyMeter:
 
 def _optional_number(path: Path) -> int:
     try:
-        return int(path.read_text())
+        return int(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return 0
 
@@ -401,7 +402,7 @@ class TemperatureMeter:
 
 def _labelled(folder: Path, pattern: str, labels: set[str], value: str) -> list[Path]:
     """Value files beside the label files that say one of ``labels``."""
-    return [path.with_name(value) for path in sorted(folder.glob(pattern)) if path.read_text().strip() in labels]
+    return [path.with_name(value) for path in sorted(folder.glob(pattern)) if path.read_text(encoding="utf-8").strip() in labels]
 
 
 class RaplMeter:
@@ -422,7 +423,7 @@ class RaplMeter:
                 "RAPL energy is readable by root only (CVE-2020-8694). Run as root, or let everyone read it: "
                 "sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj"
             ) from None
-        self._ranges_uj = [int((domain / "max_energy_range_uj").read_text()) for domain in domains]
+        self._ranges_uj = [int((domain / "max_energy_range_uj").read_text(encoding="utf-8")) for domain in domains]
         self._last_uj = [file.number() for file in self._files]
         self._total_uj = 0
         source = f"RAPL, {len(domains)} package{'s' if len(domains) > 1 else ''}"
@@ -444,7 +445,7 @@ class RaplMeter:
 
 def _is_package(domain: Path) -> bool:
     # "intel-rapl:0" is a package, "intel-rapl:0:1" a part of it; "psys" covers the platform
-    return bool(re.fullmatch(r"intel-rapl:\d+", domain.name)) and (domain / "name").read_text().startswith("package")
+    return bool(re.fullmatch(r"intel-rapl:\d+", domain.name)) and (domain / "name").read_text(encoding="utf-8").startswith("package")
 
 
 LINUX_METERS: Mapping[tuple[str, ...], Callable[[Path, int], Meter]] = {

@@ -36,6 +36,8 @@ class NvmlProbe:
     """One sentence or two: what was found, or what is missing and what to do."""
     names: tuple[str, ...] = ()
     """Usable cards, "NVIDIA H100 PCIe (GPU-…)", in NVML's order."""
+    indices: tuple[int, ...] = ()
+    """NVML's numbers of all cards that can be asked, usable or not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,27 +67,29 @@ def _count_cards() -> NvmlProbe:
     if code != READ_OK:
         return NvmlProbe(available=False, reason=f"NVML starts but does not count its GPUs: {library.describe_code(code)}.")
     handles = library.handles()
-    usable = tuple(library.card_name(handle) for handle in handles if not library.in_mig_mode(handle))
+    usable = tuple(library.card_name(handle) for handle in handles.values() if not library.in_mig_mode(handle))
     if usable and (hidden := _hidden_from_workload()):
-        return NvmlProbe(available=False, reason=hidden, names=usable)
+        return NvmlProbe(available=False, reason=hidden, names=usable, indices=tuple(handles))
     if usable:
-        return NvmlProbe(available=True, reason=f"NVML found {', '.join(usable)}.", names=usable)
+        return NvmlProbe(available=True, reason=f"NVML found {', '.join(usable)}.", names=usable, indices=tuple(handles))
     if handles:
         found = "every GPU is in MIG mode, where no measurement can be attributed. Switch MIG off, or use another machine."
     elif count:
         found = f"none of its {count} GPUs can be opened. Check permissions, and 'dmesg' for lost GPUs."
     else:
         found = "there is no GPU. Check that the job or the container was given one."
-    return NvmlProbe(available=False, reason=f"NVML works, but {found}")
+    return NvmlProbe(available=False, reason=f"NVML works, but {found}", indices=tuple(handles))
 
 
 def _hidden_from_workload() -> str:
-    """Why the workload can use no GPU although NVML sees one; empty where it can."""
+    """Why the workload can use no GPU, or one that cannot be measured, although NVML sees a usable one; empty where it can."""
     try:
-        library.default_selector(os.environ)
+        chosen = library.find_card({}, os.environ)
     except DeviceUnavailableError as error:
         return str(error)
-    return ""
+    except ConfigurationError:  # which card is meant must be said; whoever opens it is told
+        return ""
+    return library.mig_reason(library.card_name(chosen)) if library.in_mig_mode(chosen) else ""
 
 
 def choose_devices(text: str) -> DeviceChoice:
@@ -104,11 +108,6 @@ def choose_devices(text: str) -> DeviceChoice:
         return DeviceChoice(specs=importlib.import_module("pytest_physics.devices.replay").recorded_specs(spec))
     banner = f"GPU numbers are SIMULATED: '{spec}' was asked for." if kind == "twin" else ""
     return DeviceChoice(specs=(spec,), banner=banner)
-
-
-def parse_device(text: str) -> tuple[DeviceSpec, ...]:
-    """Specifications of the devices that ``text`` names; the first is the one under test."""
-    return choose_devices(text).specs
 
 
 def open_device(spec: DeviceSpec) -> Device:

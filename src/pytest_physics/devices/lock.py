@@ -4,7 +4,8 @@
 as it is, not ``tempfile.gettempdir()``: a ``TMPDIR`` of one's own would let two jobs measure the same card. The file stays
 behind when the lock is released (removing it would open a race), and says who holds or last held the lock.
 
-Limits. Containers with a ``/tmp`` of their own do not see each other's locks; the channel ``foreign_processes`` does. The lock
+Limits. Containers with a ``/tmp`` of their own do not see each other's locks, nor, with process ids of their own, each other's
+processes: mount one ``/tmp`` into all that share a card. The lock
 stops runs of this package, nobody else. The directory is writable by everybody, so the file is opened without following links,
 must be a plain file with one name, and what it says is only printed.
 

@@ -31,7 +31,7 @@ GAP_PERIODS = 2.5
 _ON_TIME_PERIODS = 0.1
 _PARAMETERS = {"path", "instrument", "gap_periods"}
 _COUNTERS = ("_ns", "_j", "_faults")
-_STATES = ("performance_state", "event_reasons", "foreign_processes")
+_STATES = ("performance_state", "event_reasons")
 
 
 class ReplayDevice:
@@ -207,7 +207,7 @@ def _likely_kind(name: str) -> ReadingKind:
     """Kind of a channel nobody described, from its name."""
     if name.endswith(_COUNTERS):
         return ReadingKind.COUNTER
-    if name in _STATES:
+    if name in _STATES or name.startswith("foreign_"):
         return ReadingKind.STATE
     return ReadingKind.AVERAGE if "average" in name or name.endswith("_ratio") else ReadingKind.INSTANT
 

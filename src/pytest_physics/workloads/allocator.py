@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from pytest_physics.devices.twin import TwinDevice
 from pytest_physics.errors import ChannelUnavailableError, ConfigurationError, InvalidMeasurement
 from pytest_physics.metrology.memory import AllocatorState
-from pytest_physics.workloads.libraries import import_torch, torch_device
+from pytest_physics.workloads.libraries import import_torch, visible_device
 
 KIB, MIB = 2**10, 2**20
 LOOKS = 24
@@ -309,7 +309,7 @@ class CudaAllocator:
 
     def __init__(self, device: str = "cuda:0") -> None:
         self._torch = import_torch()
-        if torch_device(device).type != "cuda":
+        if visible_device(device).type != "cuda":
             raise ConfigurationError(f"'device' must be a CUDA device such as 'cuda:0' (got {device!r}).")
         self._torch.cuda.init()
         self.device = device

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from pytest_physics.errors import ConfigurationError, DeviceUnavailableError
+from pytest_physics.errors import ChannelUnavailableError, ConfigurationError, DeviceUnavailableError
+from pytest_physics.workloads.base import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -51,8 +53,45 @@ def _import(name: str) -> ModuleType:
         ) from error
 
 
+_CUDA_TROUBLE = {
+    "system not yet initialized": (
+        "On a machine with NVSwitch, start the fabric manager of the driver's version ('systemctl start nvidia-fabricmanager'), or ask "
+        "whoever runs the host."
+    ),
+    "busy or unavailable": (
+        "The card is in exclusive or prohibited compute mode: end the other process, or have the mode set to default ('nvidia-smi -c 0')."
+    ),
+    "driver on your system is too old": "Update the driver, or install a build of torch for an older CUDA.",
+    "unsupported display driver": (
+        "The container's CUDA compatibility libraries and the driver do not fit: update the driver, or use an older image."
+    ),
+    "no kernel image": "This build of torch has no kernels for this card; install another (https://pytorch.org/get-started/locally).",
+    "forked subprocess": (
+        "A library that transformers imports has started CUDA before the probe (flash-attn, cutlass and deepspeed are known for it): "
+        "update or uninstall it."
+    ),
+    "initialization error": "Something may have started CUDA in the parent process: a library that transformers imports.",
+}
+"""How CUDA's failures are worded, and what to do."""
+
+
+def why_not_cuda(error: BaseException) -> str:
+    """First line of what torch says, and what to do about it where that is known."""
+    said = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    known = next((remedy for words, remedy in _CUDA_TROUBLE.items() if words in str(error)), "See whether 'nvidia-smi' works.")
+    return f"{said.rstrip('.')}. {known}"
+
+
 def torch_device(name: str) -> torch.device:
-    """``"cpu"`` or ``"cuda:0"`` as a device that is really there, or :class:`DeviceUnavailableError`."""
+    """``"cpu"`` or ``"cuda:0"`` as a device on which kernels run; errors of :func:`visible_device`, or ``ChannelUnavailableError``."""
+    device = visible_device(name)
+    if device.type == "cuda":
+        _require_kernels(import_torch(), device)
+    return device
+
+
+def visible_device(name: str) -> torch.device:
+    """``"cpu"`` or ``"cuda:0"`` as a device that is really there, or :class:`DeviceUnavailableError`; nothing runs on it."""
     library = import_torch()
     try:
         device: torch.device = library.device(name)
@@ -65,6 +104,16 @@ def torch_device(name: str) -> torch.device:
             "Use device='cpu', or install a CUDA build of torch and its driver."
         )
     return device
+
+
+def _require_kernels(library: ModuleType, device: torch.device) -> None:
+    """One small kernel, so that a card on which none runs is told here, and not by an experiment half done."""
+    try:
+        library.zeros(1, device=device).add_(1).item()
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise ChannelUnavailableError(f"torch {library.__version__} cannot run on '{device}': {why_not_cuda(error)}") from None
 
 
 def torch_dtype(dtype: str | torch.dtype) -> torch.dtype:
@@ -114,6 +163,30 @@ def torch_threads(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def same_bits(device: torch.device) -> Iterator[None]:
+    """Run the body so that equal work gives equal bits; on a CPU it does anyway.
+
+    On CUDA the backward pass of fused attention adds in whatever order its blocks end, so plain attention is taken, and of every other
+    operation the deterministic kernel where there is one. What the process had set comes back afterwards, but for the variable by which
+    cuBLAS has a fixed workspace: it is read once. Reference: torch's note on reproducibility.
+    """
+    torch = import_torch()
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    attention = importlib.import_module("torch.nn.attention")
+    try:
+        with warnings.catch_warnings(), attention.sdpa_kernel(attention.SDPBackend.MATH):
+            warnings.filterwarnings("ignore", message=".*deterministic")  # an operation that has no such kernel is no error
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)
 
 
 def wait_for(device: torch.device) -> None:

@@ -365,7 +365,9 @@ class ProcessProber:
         return Subject(name=self.model.name, dtype=self.model.dtype, attention=self.model.attention, sizes=sizes)
 
     def _checked(self, answer: Mapping[str, Any]) -> Mapping[str, Any]:
-        """An answer, or the error that it reports: what is wrong with a model is no finding about memory."""
+        """An answer, or the error that it reports: what is wrong with a model or a card is no finding about memory."""
+        if answer.get("not_tested"):
+            raise ChannelUnavailableError(f"model '{self.model.name}' cannot be probed: {answer['message']}")
         if answer.get("outcome") == "ERROR" or ("sizes" not in answer and "outcome" not in answer):
             raise ConfigurationError(f"model '{self.model.name}' cannot be probed: {answer.get('message', answer)}")
         if answer.get("outcome") == "KILLED" and "sizes" not in answer and not hasattr(self, "subject"):
@@ -412,11 +414,18 @@ def prober_for(device: Device, model: str = "") -> Prober:
 
 
 def cuda_model(name: str) -> ModelSpec:
-    """A model to probe on a card: a directory, or GPT-2's shape with as many positions as memory allows."""
+    """A model to probe on a card: a directory, or a small shape whose limit is memory on every card, and reached within seconds.
+
+    Attention takes operations with the square of the context. A vocabulary as large as Gemma's makes a token cost half a MiB, most of it
+    logits, so that 140 GiB end near 250,000 tokens and not beyond a million; rotary positions need no table.
+    """
     if name and os.path.isdir(name):  # noqa: PTH112 -- a name that may be a path
         return ModelSpec(name=os.path.basename(name.rstrip("/")), path=name, dtype="float16")  # noqa: PTH119 -- as above
-    arguments = {"bos_token_id": 0, "eos_token_id": 0, "n_positions": 2**18}
-    return ModelSpec(name="gpt2, 262144 positions", model_type="gpt2", arguments=arguments, dtype="float16")
+    arguments = {
+        "num_hidden_layers": 12, "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_key_value_heads": 12,
+        "vocab_size": 2**18, "max_position_embeddings": 2**22, "tie_word_embeddings": True, "bos_token_id": 0, "eos_token_id": 0,
+    }  # fmt: skip
+    return ModelSpec(name="llama, 12 layers of width 768", model_type="llama", arguments=arguments, dtype="float16")
 
 
 def tortured(device: Device, steps: Sequence[Step], *, expandable_segments: bool = False) -> Torture:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from pytest_physics.devices.base import Device
 from pytest_physics.errors import ArmNotTestedError, ChannelUnavailableError
 from pytest_physics.workloads.base import Kernel, Workload, is_out_of_memory
@@ -82,14 +84,37 @@ def torch_name(device: Device) -> str:
     """Torch's name of an NVML device, matched by UUID: the two number their cards differently."""
     if device.spec.kind != "nvml":
         raise ChannelUnavailableError(f"nothing can be run on a '{device.spec.kind}' device; use it to analyse what it recorded.")
-    from pytest_physics.workloads.libraries import import_torch
+    from pytest_physics.workloads.libraries import import_torch, why_not_cuda
 
     torch = import_torch()
-    wanted = device.fingerprint.identity.removeprefix("GPU-").lower()
-    for index in range(torch.cuda.device_count()):
-        if str(torch.cuda.get_device_properties(index).uuid).removeprefix("GPU-").lower() == wanted:
-            return f"cuda:{index}"
-    raise ChannelUnavailableError(
-        f"torch cannot use the GPU {device.fingerprint.name} ({device.fingerprint.identity}): it sees {torch.cuda.device_count()} CUDA "
-        "devices. Install a CUDA build of torch that fits the driver, and check CUDA_VISIBLE_DEVICES."
+    card = f"the GPU {device.fingerprint.name} ({device.fingerprint.identity})"
+    try:
+        found = [_bare(torch.cuda.get_device_properties(index).uuid) for index in range(torch.cuda.device_count())]
+    except AttributeError:
+        raise ChannelUnavailableError(
+            f"torch {torch.__version__} does not tell which of its devices is {card}; install torch 2.5 or newer."
+        ) from None
+    except (RuntimeError, Warning) as error:  # a test suite may have made errors of warnings
+        raise ChannelUnavailableError(f"torch {torch.__version__} cannot start CUDA on {card}: {why_not_cuda(error)}") from None
+    if _bare(device.fingerprint.identity) in found:
+        return f"cuda:{found.index(_bare(device.fingerprint.identity))}"
+    driver = device.fingerprint.details
+    fits = (
+        f"that fits driver {driver.get('driver')} (CUDA {driver.get('cuda_driver')} or older; see https://pytorch.org/get-started/locally)"
     )
+    built = torch.version.cuda
+    if built is None:
+        raise ChannelUnavailableError(
+            f"torch cannot use {card}: torch {torch.__version__} is built without CUDA. Install a CUDA build of torch {fits}."
+        )
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    raise ChannelUnavailableError(
+        f"torch cannot use {card}: it sees {len(found)} CUDA devices, and this is none of them. "
+        + (f"CUDA_VISIBLE_DEVICES is '{visible}': name the card there. " if visible is not None else "")
+        + f"Install a CUDA build of torch {fits}; this one is for CUDA {built}."
+    )
+
+
+def _bare(uuid: object) -> str:
+    """NVML writes "GPU-…", torch the digits alone."""
+    return str(uuid).removeprefix("GPU-").lower()

@@ -28,6 +28,7 @@ from pytest_physics.workloads.libraries import (
     import_peft,
     import_torch,
     import_transformers,
+    same_bits,
     torch_device,
     torch_threads,
     wait_for,
@@ -122,7 +123,7 @@ class Training:
         batches = self._batches()
         total, step = self._steps(), 0
         self.model.train()
-        with torch_threads(self.threads), torch.random.fork_rng(devices=[]):
+        with torch_threads(self.threads), torch.random.fork_rng(devices=[]), same_bits(self.device):
             torch.manual_seed(setting.seed)
             while step < min(total, until or total):
                 level = ramp(step, total)
@@ -136,7 +137,7 @@ class Training:
         if self.setting.seconds is None:
             return self.setting.steps
         lasted = []
-        with torch_threads(self.threads):
+        with torch_threads(self.threads), same_bits(self.device):
             for batch in itertools.islice(self._batches(), PILOT_STEPS):
                 started_s = time.perf_counter()
                 self.model(input_ids=batch, labels=batch).loss.backward()

@@ -1,7 +1,7 @@
 """What is read from a card, as data: which NVML function or field fills which channel, in which unit.
 
 Field values are asked for in one call; the other quantities have a call each. Where an older driver has the same quantity under
-another name, both names are here, the newer first.
+another name, both names are here, in the order in which they are tried.
 
 Reference: NVML API reference (``nvml.h``): field ids, units, and the enumerations of clocks, sensors and thresholds.
 """
@@ -92,8 +92,10 @@ def number(function: str, channel: str, kind: ReadingKind, unit: float, *argumen
 
 
 def field_value(answer: Any, unit: float) -> float:  # noqa: ANN401 -- ctypes structure
-    """Value of one successful field, in the channel's unit."""
-    return float(getattr(answer.value, _VALUE_TYPES[answer.valueType]) * unit)
+    """Value of one successful field, in the channel's unit; NaN for a type of value that is not known here."""
+    if not 0 <= answer.valueType < len(_VALUE_TYPES):
+        return math.nan
+    return float(getattr(answer.value, _VALUE_TYPES[answer.valueType], math.nan) * unit)
 
 
 def power_samples(value_type: int, samples: Iterable[Any]) -> DriverSamples:
@@ -120,6 +122,10 @@ def _mode(enabled: int) -> str:
     return "on" if enabled else "off"
 
 
+def _compute_mode(number: int) -> str:
+    return {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}.get(number, f"mode {number}")
+
+
 def _text(answer: Any) -> str:  # noqa: ANN401 -- text, or bytes from older releases of nvidia-ml-py
     return answer.decode() if isinstance(answer, bytes) else str(answer)
 
@@ -137,7 +143,11 @@ FIELDS = (
 )
 
 CALLS = (
-    number("nvmlDeviceGetTemperature", "temperature_c", ReadingKind.INSTANT, 1, _DIE),
+    Call(
+        ("nvmlDeviceGetTemperature", "nvmlDeviceGetTemperatureV"),  # the first is to go with CUDA 14
+        (Quantity("temperature_c", ReadingKind.INSTANT, 1, float),),
+        (_DIE,),
+    ),
     number("nvmlDeviceGetClockInfo", "sm_clock_hz", ReadingKind.INSTANT, 1e6, _SM_CLOCK),
     number("nvmlDeviceGetClockInfo", "memory_clock_hz", ReadingKind.INSTANT, 1e6, _MEMORY_CLOCK),
     Call(("nvmlDeviceGetPerformanceState",), (Quantity("performance_state", ReadingKind.STATE, 1, _p_state),)),
@@ -176,6 +186,7 @@ DETAILS = (
         lambda limits: f"{_watt(limits[0])} to {_watt(limits[1])}",
     ),
     Detail("persistence_mode", "nvmlDeviceGetPersistenceMode", _mode),
+    Detail("compute_mode", "nvmlDeviceGetComputeMode", _compute_mode),
     Detail("mig_mode", "nvmlDeviceGetMigMode", lambda modes: _mode(modes[0])),
     Detail("ecc_mode", "nvmlDeviceGetEccMode", lambda modes: _mode(modes[0])),
     Detail("shutdown_threshold", "nvmlDeviceGetTemperatureThreshold", _celsius, (_SHUTDOWN,)),

@@ -35,6 +35,7 @@ from pytest_physics.devices.twin.sensor import (
 )
 from pytest_physics.devices.twin.truth import THROTTLE_COUNTERS, energy_at, locate, power_at
 from pytest_physics.errors import ConfigurationError, DeviceUnavailableError
+from pytest_physics.metrology.foreign import packed_name
 from pytest_physics.metrology.quality import Provenance
 from pytest_physics.metrology.response import SensorModel
 
@@ -43,6 +44,8 @@ IntArray = NDArray[np.int64]
 
 BUFFER_EPOCH_US = 1_700_000_000_000_000
 """The driver's timestamps are of the wall's clock: what the twin's begins at."""
+FOREIGN_PID, FOREIGN_NAME, FOREIGN_BYTES = 4242, "stranger", 2**30
+"""What a driver tells of a planted foreign process."""
 LARGEST_START_J = 1e5
 """The energy counter has run since the driver was loaded: it starts below this value."""
 
@@ -370,7 +373,27 @@ class TwinDevice:
         readers["temperature_c"] = lambda instants: np.floor(self._node_c(instants)[0])
         readers |= {name: partial(self._state, name) for name in states}
         readers["power_limit_w"] = lambda instants: np.full(len(instants.t_ns), self.preset.card.power_limit_w)
+        readers |= self._foreign_readers()
         return readers | {name: partial(self._throttle_counter, name, mask) for name, mask in THROTTLE_COUNTERS.items()}
+
+    def _foreign_readers(self) -> dict[str, Reader]:
+        """What a driver tells of a foreign process, on a twin that has one planted."""
+        planted = [fault for fault in self.faults if fault.kind == "foreign_process"]
+        if not planted:
+            return {}
+
+        def share(instants: _Instants) -> FloatArray:
+            total: FloatArray = np.sum([fault.number * fault.covers(instants.t_ns, self._origin_ns) for fault in planted], axis=0)
+            return np.minimum(1.0, total)
+
+        def present(value: float) -> Reader:
+            return lambda instants: np.where(share(instants) > 0, value, 0.0)
+
+        first, second = packed_name(FOREIGN_NAME)
+        return {
+            "foreign_memory_bytes": present(FOREIGN_BYTES), "foreign_sm_ratio": share, "foreign_pid": present(FOREIGN_PID),
+            "foreign_age_s": present(0.0), "foreign_name_1": present(first), "foreign_name_2": present(second),
+        }  # fmt: skip
 
     def _node_c(self, instants: _Instants) -> list[FloatArray]:
         history, segment = self._physics.history, instants.segment
