@@ -37,6 +37,7 @@ from pytest_physics.metrology.repetition import GOLDEN, LookSchedule, batches_ne
 from pytest_physics.metrology.uncertainty import Estimate, Gate, Recipe
 from pytest_physics.metrology.update_period import fit_update_period
 from pytest_physics.record.repetition_energy import REPETITIONS
+from pytest_physics.record.window_energy import RULES
 from pytest_physics.workloads.synchronise import synchronise
 
 EXPERIMENT = "repetition"
@@ -345,6 +346,7 @@ def _recipe(event: _Event, windows: Sequence[Window], method: str, kind: str, pl
     looks = list(plan.schedule.looks)
     shared: dict[str, Any] = {
         "kind": kind, "baselines": [b.id for b in instrument.nearest_baselines(windows[0])], "sensor": instrument.sensor_id,
+        "rules": RULES,
     }  # fmt: skip
     if method == "power" and _looks_away(instrument):
         return Recipe(op="repetition.phase_average", parameters={**shared, "windows": [w.id for w in windows], "looks": looks})

@@ -26,15 +26,16 @@ def contrasted(tmp_path_factory):
     session = Session.start(load_settings(directory, virtual_time=True), plan, directory=directory)
     found = {hot: run_twin_contrast(session.rig.gpu, session, hot=hot) for hot in (True, False)}
     record_rules(session)
-    live = {hot: (c.share, c.onset, c.efficiency, c.needed_ticks) for hot, c in found.items()}
+    live = {hot: (c.share, c.onset, c.efficiency, c.needed_ticks, c.rate) for hot, c in found.items()}
     session.finish(publish=build_report)
     return session, found, live
 
 
 def test_the_card_that_slows_down_early_is_found(contrasted):
     """It has more events and the first one; its efficiency is the better one, for a lower clock costs less per step."""
-    share, onset, efficiency, needed = contrasted[2][True]
+    share, onset, efficiency, needed, rate = contrasted[2][True]
     assert share.interval[0] > 0
+    assert rate.interval[0] > 0
     assert onset.value + onset.expanded < 0
     assert efficiency.interval[0] > 0
     assert math.isfinite(needed.value)
@@ -42,8 +43,10 @@ def test_the_card_that_slows_down_early_is_found(contrasted):
 
 def test_between_equal_cards_nothing_is_found(contrasted):
     """The interval of the share holds 0, so does that of the efficiency; neither had an event."""
-    share, onset, efficiency, _ = contrasted[2][False]
+    share, onset, efficiency, _, rate = contrasted[2][False]
     assert share.interval[0] <= 0 <= share.interval[1]
+    assert rate.value == 0
+    assert rate.interval[0] < 0 < rate.interval[1]
     assert efficiency.interval[0] <= 0 <= efficiency.interval[1]
     assert math.isnan(onset.value)
 

@@ -49,6 +49,17 @@ def test_exact_numbers_at_the_limit(operator, expected):
     assert verdict(5.0, operator, 5.0, u=0.0) is expected
 
 
+@pytest.mark.parametrize(("value", "word"), [(math.nan, "not a number"), (math.inf, "infinite"), (-math.inf, "infinite")])
+def test_an_undefined_estimate_is_not_blamed_on_its_data(value, word):
+    """0/0 is no question of tiers: a longer window would not help. Where there are no data, that is what is said."""
+    decided = decide(Comparison.of(estimate(value), "<=", 1.0))
+    assert decided.verdict is Verdict.INVALID
+    assert decided.reason == f"data quality (estimate): the estimate is {word}"
+    (gate,) = all_gates(Comparison.of(estimate(value), "<=", 1.0))
+    assert "divides by zero" in gate.remedy
+    assert "NO_DATA" in decide(Comparison.of(estimate(value, quality=Quality.NO_DATA), "<=", 1.0)).reason
+
+
 @pytest.mark.parametrize("quality", [Quality.NO_DATA, Quality.GAPPY])
 def test_data_that_is_not_there_cannot_speak(quality):
     """A number without data or with gaps makes the claim INVALID however well it fulfils the limit."""

@@ -159,8 +159,17 @@ def test_a_run_that_was_killed_is_incomplete_not_wrong(run_copy, command):
     code, text = command("verify", run_copy)
     assert code == 1
     shown = " ".join(text.split())
-    assert "is incomplete: it was killed, or still runs. Readable: " in shown
+    assert "is incomplete: it was killed, its disk was full, or it still runs. Readable: " in shown
     assert "samples of 'gpu', 19 windows, 2 baselines, 40 results, 7 claims" in shown
+
+
+def test_why_a_run_is_incomplete_ends_with_one_stop(run_copy, command):
+    """An error's message has its own."""
+    record = FILES["run.json"].read(run_copy)
+    FILES["run.json"].write(run_copy, {**record, "state": "incomplete", "end_reason": "RecordError: no space; free some."})
+    code, text = command("verify", run_copy)
+    assert code == 1
+    assert "is incomplete: RecordError: no space; free some. Readable: " in " ".join(text.split())
 
 
 def test_json_without_a_newline_at_the_end_is_torn(run_copy, command):

@@ -82,6 +82,11 @@ class ComponentDifferential:
         return self._of("share")
 
     @property
+    def rate(self) -> Estimate:
+        """Events per hour under load of a less those of b."""
+        return self._of("rate")
+
+    @property
     def onset(self) -> Estimate:
         """First event of a less first event of b, in seconds; a device without one counts with the end."""
         return self._of("onset")
@@ -204,7 +209,8 @@ def _recorded(session: Session, a: Loaded, b: Loaded, tick_s: float) -> Componen
     found = ComponentDifferential(session=session, a=a, b=b, tick_s=tick_s)
     at = {"contrast": f"{a.instrument.name} − {b.instrument.name}"}
     named = {
-        "share of time in events": found.share, "first event": found.onset, "relative work per net joule": found.efficiency,
+        "share of time in events": found.share, "event rate": found.rate, "first event": found.onset,
+        "relative work per net joule": found.efficiency,
         "ticks for 80 % power": found.needed_ticks,
     }  # fmt: skip
     for quantity, estimate in named.items():

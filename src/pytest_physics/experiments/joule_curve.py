@@ -35,7 +35,7 @@ from pytest_physics.metrology.parity import MIN_UPDATES
 from pytest_physics.metrology.uncertainty import Estimate, Recipe
 from pytest_physics.record.leaves.arm import DECLARED_COLD
 from pytest_physics.record.schema import BaselineRecord
-from pytest_physics.record.window_energy import HEAD_UPDATES
+from pytest_physics.record.window_energy import HEAD_UPDATES, RULES
 from pytest_physics.session import Session
 from pytest_physics.workloads.base import Repeating, Workload, is_out_of_memory
 from pytest_physics.workloads.canary import canary_s
@@ -258,7 +258,7 @@ class JouleCurve:
             raise ConfigurationError(f"'kind' is 'net' or 'gross' (got {kind!r}).")
         parameters = {
             "windows": [window.id for window in self.windows[arm]], "work": "tokens", "kind": kind, "baselines": list(self.baselines),
-            "sensor": self.sensor, "estimator": self.estimator, "span": self.phase,
+            "sensor": self.sensor, "estimator": self.estimator, "span": self.phase, "rules": RULES,
         }  # fmt: skip
         return Recipe(op="arm.energy_per_work", parameters=parameters)
 

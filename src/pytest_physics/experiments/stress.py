@@ -227,6 +227,7 @@ def run_stress_matrix(
 def _measure_arm(matrix: StressMatrix, workload: Workload, arm: Arm, repetitions: int) -> None:
     """All repetitions of one arm, or the reason why there are none."""
     try:
+        _rest(matrix.instrument)  # what is looked up lies outside of windows, and readings of it would be booked to the last one before
         new_tokens = _looked_up(matrix.instrument, workload, arm)
         tries = 0
         while len(matrix.decodes.get(arm, ())) < repetitions:

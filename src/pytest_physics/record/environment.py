@@ -39,7 +39,9 @@ def git_state(directory: Path) -> dict[str, str]:
 def _git(directory: Path, *arguments: str) -> str | None:
     command = ["git", "-C", str(directory), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603 -- fixed arguments
+        done = subprocess.run(  # noqa: S603 -- fixed arguments
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=False
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

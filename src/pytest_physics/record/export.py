@@ -116,8 +116,8 @@ def _event(run: RecordedRun, window: WindowRecord, baselines: Sequence[BaselineR
         "tokens_per_second": tokens / duration_s if tokens and duration_s > 0 else None,
         "energy_joules": _stated(gross),
         "operational_joules": _stated(net) if chosen else None,
-        "energy_quality": TR122_QUALITY.get(gross.quality, "good") if gross else "no_data",
-        "uncertainty_joules": finite_or_none(gross.expanded) if gross and _stated(gross) is not None else None,
+        "energy_quality": TR122_QUALITY.get(gross.quality, "good") if gross is not None else "no_data",
+        "uncertainty_joules": finite_or_none(gross.expanded) if gross is not None and _stated(gross) is not None else None,
     }
 
 

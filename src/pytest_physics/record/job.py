@@ -74,7 +74,7 @@ def _answer(*command: str) -> tuple[str, str]:
     problem = ""
     for _ in range(ATTEMPTS):
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, check=False)  # noqa: S603 -- fixed commands
+            done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=ANSWER_S, check=False)  # noqa: S603 -- fixed commands
         except FileNotFoundError:
             return "", f"'{command[0]}' is not installed inside the job"
         except (OSError, subprocess.TimeoutExpired):

@@ -2,7 +2,7 @@
 
 The step table (``training-steps-1``) says when each step ended; a step lasts from the end of the one before, so the first is left out, and
 so is one that took more than :data:`PAUSE_STEPS` times the median: the training paused in it. A step stands at its middle, and the faster
-recording is averaged onto the slower one (:func:`~pytest_physics.metrology.coupling.align`).
+recording is averaged onto the slower one (:func:`~pytest_physics.metrology.matching.align`).
 
 The *steady zone* is the longest stretch at the largest learning rate, without warm-up and decay; where a training has none (the rate
 decays all the time, or was not recorded), it is all steps. Power is the power channel, else the rate of the energy counter.
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pytest_physics.clock import NS_PER_S
 from pytest_physics.metrology.autocorrelation import FloatArray
-from pytest_physics.metrology.coupling import Aligned, align
+from pytest_physics.metrology.matching import Aligned, align
 from pytest_physics.record.data import RunData
 from pytest_physics.record.window_energy import idle_of
 from pytest_physics.sampling.trace import Trace

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from pytest_physics.errors import RecordError
 from pytest_physics.metrology.response import SensorModel
@@ -195,7 +195,7 @@ class RunReader:
         out = []
         for number, line in enumerate(lines, start=1):
             try:
-                out.append(TypeAdapter(record).validate_json(line))
+                out.append(record.model_validate_json(line))
             except ValidationError as error:
                 raise RecordError(f"{path}, line {number}: {_first_problem(error)}; restore it from a copy.") from error
         return out

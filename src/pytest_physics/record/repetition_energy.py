@@ -50,7 +50,7 @@ from pytest_physics.metrology.window_energies import TYPE_B_DOF
 from pytest_physics.record.data import RunData
 from pytest_physics.record.scale import baseline_on_scale, on_true_scale
 from pytest_physics.record.schema import BaselineRecord, WindowRecord
-from pytest_physics.record.window_energy import energy_reach_ns, idle_of, no_baseline_gate, state_gates
+from pytest_physics.record.window_energy import RULES, energy_reach_ns, idle_of, no_baseline_gate, quiet_gates, state_gates
 from pytest_physics.sampling.trace import Trace
 
 REPETITIONS = "repetitions"
@@ -150,6 +150,7 @@ def phase_average(
     baselines: Sequence[BaselineRecord],
     sensor: SensorModel,
     looks: Sequence[int],
+    rules: int = RULES,
 ) -> Estimate:
     """Gross or net energy per repetition from power readings of batches at phases of the sensor's period.
 
@@ -165,6 +166,8 @@ def phase_average(
         What is known of the power channel.
     looks
         Numbers of batches at which the number was looked at, fixed in advance.
+    rules
+        Version of the rules, see :data:`~pytest_physics.record.window_energy.RULES`.
     """
     seen = _seen(data, windows, sensor)
     baselines = [baseline_on_scale(baseline, data.sensor(baseline.sensor), sensor) for baseline in baselines]
@@ -183,6 +186,7 @@ def phase_average(
             first_versus_rest(averaged.mean + averaged.residual, scope=scope),
             # an event may pause: utilisation without power, which says 'stalled' elsewhere, says nothing here, so no baseline is given
             *(gate for window in windows for gate in state_gates(data, window, sensor, None)),
+            *(gate for window in windows if rules >= RULES for gate in quiet_gates(data, window, sensor, baselines)),
             *((no_baseline_gate(data, windows[0]),) if baseline is None and kind == "net" else ()),
         ),
     )  # fmt: skip

@@ -28,6 +28,10 @@ PAUSE = "sampler paused"
 RunState = Literal["running", "completed", "incomplete"]
 
 
+ENDED_UNSAID = "it was killed, its disk was full, or it still runs"
+"""Why a run is incomplete whose record says that it runs: nobody could write how it ended."""
+
+
 def state_after(end_reason: str) -> RunState:
     """State of a run that ended for ``end_reason``: completed where it finished, or was told to stop by pytest's options (``-x``)."""
     if end_reason == "running":

@@ -20,6 +20,7 @@ from pytest_physics.clock import NS_PER_S
 from pytest_physics.devices.base import READ_OK, describe_error
 from pytest_physics.devices.twin.truth import energy_between, locate, power_at
 from pytest_physics.errors import ChannelUnavailableError
+from pytest_physics.metrology.beside import SAME_CLOCK, DeviceState, IdleReference, Side, busy_beside, lowest_level, quiet_gate, steady
 from pytest_physics.metrology.counter import MIN_TICKS, CounterSeries, counter_energy, preferred
 from pytest_physics.metrology.energy import (
     Estimator,
@@ -32,6 +33,7 @@ from pytest_physics.metrology.energy import (
     window_energy,
     window_estimates,
 )
+from pytest_physics.metrology.foreign import FOREIGN_WORK, foreign_work_gate, unseen_work
 from pytest_physics.metrology.quality import Quality
 from pytest_physics.metrology.response import FULL_COVERAGE, SensorModel
 from pytest_physics.metrology.staleness import stale_gate
@@ -41,7 +43,7 @@ from pytest_physics.metrology.updates import distinct_updates
 from pytest_physics.record.data import RunData
 from pytest_physics.record.scale import baseline_on_scale, on_true_scale
 from pytest_physics.record.schema import BaselineRecord, WindowRecord
-from pytest_physics.sampling.trace import FloatArray, Trace
+from pytest_physics.sampling.trace import BoolArray, FloatArray, IntArray, Trace
 
 HEAD_UPDATES = 20
 """Sensor updates looked at before a window, beyond the sensor's tail."""
@@ -72,7 +74,12 @@ MAX_FAILED_READS = 0.01
 CALIBRATED = "calibrated scale"
 """Stands in the estimator's name where readings were corrected for a reference meter's gain and offset."""
 HABIT_NS = 60 * NS_PER_S
-"""How far back the sensor's habit of changing its value is looked at."""
+"""How far back the sensor's habit of changing its value is looked at, and idle power in other states."""
+OWN_FALL_NS = NS_PER_S // 50
+"""A card's own power falls within this time after its work: a faster sensor shows that fall, and the level after it last."""
+RULES = 2
+"""Version of an energy's rules, as its recipe names it: 2 brought the gate of quiet beside the window, and the level after the *last* of
+several changes there. Runs of before name none, and are computed by the first rules."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +93,7 @@ class _Surroundings:
     """Latest end of another window before this one."""
     tail_limit_ns: int
     """Earliest start of another window after this one."""
+    rules: int = RULES
 
     @property
     def tail_ns(self) -> int:
@@ -104,6 +112,7 @@ def energy_estimate(
     baselines: Sequence[BaselineRecord],
     sensor: SensorModel | None,
     estimator: str | None = None,
+    rules: int = RULES,
 ) -> Estimate:
     """Gross or net energy of ``window``.
 
@@ -117,6 +126,8 @@ def energy_estimate(
         What is known of the power channel; None where there is none, only a counter.
     estimator
         ``counter`` or ``power`` to insist on one; None takes the counter where the window spans enough ticks and it is the better one.
+    rules
+        Version of the rules, see :data:`RULES`.
 
     Raises
     ------
@@ -125,7 +136,7 @@ def energy_estimate(
     """
     if window.t1_ns <= window.t0_ns:
         return Estimate(value=math.nan, unit="J", quality=Quality.NO_DATA, estimator="none")
-    around = _surroundings(data, window, sensor or WITHOUT_POWER)
+    around = _surroundings(data, window, sensor or WITHOUT_POWER, rules=rules)
     baselines = [baseline_on_scale(baseline, data.sensor(baseline.sensor), sensor) for baseline in baselines]
     energies, other = _energies(data, around, baselines, estimator)
     by_counter = energies.estimator[0] >= Estimator.COUNTER_BRACKETED
@@ -147,7 +158,14 @@ def energy_estimate(
         estimate = replace(estimate, estimator=f"{estimate.estimator}, {CALIBRATED}")
     if baseline is None and kind == "net":
         estimate = replace(estimate, value=math.nan, quality=Quality.NO_DATA, gates=(no_baseline_gate(data, window),))
-    gates = (*_state_gates(around, baseline), *_stale_gates(data, around), *(() if by_counter else _coverage_gates(around, energies)))
+    gates = (
+        *_state_gates(around, baseline),
+        *_foreign_gates(data, around),
+        *_stale_gates(data, around),
+        *(() if by_counter else _coverage_gates(around, energies)),
+    )
+    if rules >= RULES:
+        gates += _quiet_gates(data, around, baselines, window_w=float(energies.gross_j[0] / energies.duration_s[0]))
     if not any(gate.refuses for gate in gates):  # what explains a difference is said already
         gates += _agreement_gates(around, energies, other, insisted=estimator is not None)
     return replace(estimate, gates=(*estimate.gates, *gates))
@@ -241,7 +259,7 @@ def _true_work(data: RunData, window: WindowRecord) -> float | None:
     return float(energy_between(table, window.t0_ns, window.t1_ns)) + tau_s * float(after_w - before_w)
 
 
-def _surroundings(data: RunData, window: WindowRecord, sensor: SensorModel) -> _Surroundings:
+def _surroundings(data: RunData, window: WindowRecord, sensor: SensorModel, *, rules: int = RULES) -> _Surroundings:
     reach_ns = round((sensor.tail_s + HEAD_UPDATES * sensor.update_period_s + CONTEXT_S) * NS_PER_S)
     last_ns = energy_reach_ns(sensor)
     trace = on_true_scale(data.trace(window.instrument).between(window.t0_ns - reach_ns, window.t1_ns + last_ns, margin=1), sensor)
@@ -253,6 +271,7 @@ def _surroundings(data: RunData, window: WindowRecord, sensor: SensorModel) -> _
         sensor=sensor,
         head_limit_ns=ends[ended - 1] if ended else window.t0_ns - 10 * reach_ns,
         tail_limit_ns=starts[starting] if starting < len(starts) else window.t1_ns + 10 * last_ns,
+        rules=rules,
     )
 
 
@@ -359,12 +378,18 @@ def _idle_beside(around: _Surroundings) -> IdlePower:
 
 def _sides(around: _Surroundings) -> tuple[Level | None, Level | None]:
     """Levels before the window and after its tail."""
+    head, tail = _side_spans(around)
+    beyond = 1 + 2 * around.tail_ns / max(tail[1] - tail[0], around.update_ns)  # from the middle of the span back to the window's end
+    return _levels(around, *head), _levels(around, *tail, beyond=beyond)
+
+
+def _side_spans(around: _Surroundings) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Where the level before the window, and that after its tail, are read."""
     window = around.window
     head_from = max(around.head_limit_ns + around.tail_ns, window.t0_ns - HEAD_UPDATES * around.update_ns)
     tail_from = window.t1_ns + around.tail_ns
     after_until = min(around.tail_limit_ns, tail_from + around.tail_ns + BESIDE_UPDATES * around.update_ns)
-    beyond = 1 + 2 * around.tail_ns / max(after_until - tail_from, around.update_ns)  # from the middle of the span back to the window's end
-    return _levels(around, head_from, window.t0_ns), _levels(around, tail_from, after_until, beyond=beyond)
+    return (head_from, window.t0_ns), (tail_from, after_until)
 
 
 def _levels(around: _Surroundings, t0_ns: int, t1_ns: int, *, beyond: float = 1.0) -> Level | None:
@@ -381,6 +406,8 @@ def _levels(around: _Surroundings, t0_ns: int, t1_ns: int, *, beyond: float = 1.
     if len(index) < 2:
         return None
     chosen = power[index][_last_step(power[index], around.sensor.resolution_w) :]
+    while around.rules >= RULES and (further := _last_step(chosen, around.sensor.resolution_w)):
+        chosen = chosen[further:]  # work that came and went changed the level twice
     spread = max(float(np.std(chosen, ddof=1)), around.sensor.resolution_w / math.sqrt(12))
     u_w = math.hypot(spread / math.sqrt(len(chosen)), beyond * _trend_w(chosen) / math.sqrt(3))
     return float(np.mean(chosen)), u_w, len(chosen)
@@ -431,10 +458,15 @@ def _lowest_level(around: _Surroundings) -> IdlePower:
     return IdlePower.constant(low, u_w=(high - low) / math.sqrt(12), identity=f"beside|{around.window.id}")
 
 
+def quiet_gates(data: RunData, window: WindowRecord, sensor: SensorModel, baselines: Sequence[BaselineRecord]) -> tuple[Gate, ...]:
+    """Whether the card rested beside a window; ``baselines`` on the scale of ``sensor``."""
+    return _quiet_gates(data, _surroundings(data, window, sensor), baselines, window_w=math.nan)
+
+
 def state_gates(data: RunData, window: WindowRecord, sensor: SensorModel, baseline: IdlePower | None) -> tuple[Gate, ...]:
     """What the card did during a window, and whether its sensor followed."""
     around = _surroundings(data, window, sensor)
-    return (*_state_gates(around, baseline), *_stale_gates(data, around))
+    return (*_state_gates(around, baseline), *_foreign_gates(data, around), *_stale_gates(data, around))
 
 
 def _state_gates(around: _Surroundings, baseline: IdlePower | None) -> tuple[Gate, ...]:
@@ -527,7 +559,14 @@ def _company_gates(inside: Trace, scope: str) -> tuple[Gate, ...]:
         return ()
     seen = np.asarray(inside.values("foreign_processes"))
     known = seen[np.isfinite(seen)]
-    most = float(np.max(known)) if len(known) else 0.0
+    if not len(known):
+        why = "who else used the device could not be told in the window: no read of its processes succeeded"
+        gate = Gate(
+            name="alone on the device", scope=scope, measured=None, limit=0.0, unit="processes", passed=False, warning=True,
+            reason=f"not checked: {why}", remedy="make sure by other means that nothing else used the device",
+        )  # fmt: skip
+        return (gate,) if len(seen) else ()
+    most = float(np.max(known))
     return (
         Gate(
             name="alone on the device", scope=scope, measured=most, limit=0.0, unit="processes", passed=most <= 0, warning=True,
@@ -535,6 +574,18 @@ def _company_gates(inside: Trace, scope: str) -> tuple[Gate, ...]:
             remedy="" if most <= 0 else "stop them: the device's energy includes their work",
         ),
     )  # fmt: skip
+
+
+def _foreign_gates(data: RunData, around: _Surroundings) -> tuple[Gate, ...]:
+    """Whether other processes worked in the window, as the driver's samples by process tell, or the memory that they hold changed."""
+    window, trace = around.window, around.trace.between(around.window.t0_ns, around.window.t1_ns + energy_reach_ns(around.sensor))
+    if not trace.has("foreign_sm_ratio"):
+        absent = data.instrument(window.instrument).absent.get("foreign_sm_ratio")  # runs of before, and twins, name no reason
+        return (unseen_work(absent, scope=window.id),) if absent else ()
+    columns = {name: np.asarray(trace.values(name)) for name in FOREIGN_WORK}
+    inside = trace.between(window.t0_ns, window.t1_ns)
+    held = np.asarray(inside.values("foreign_memory_bytes")) if inside.has("foreign_memory_bytes") else np.zeros(0)
+    return (foreign_work_gate(trace.t_ns, columns, held, window.t0_ns, window.t1_ns, scope=window.id),)
 
 
 def _read_gates(inside: Trace, scope: str) -> tuple[Gate, ...]:
@@ -575,6 +626,132 @@ def _agreement_gates(around: _Surroundings, energies: WindowEnergies, other: Win
             remedy="" if passed else "see the experiment on sampling integrity; update the driver, or insist on one of them",
         ),
     )  # fmt: skip
+
+
+def _quiet_gates(data: RunData, around: _Surroundings, baselines: Sequence[BaselineRecord], *, window_w: float) -> tuple[Gate, ...]:
+    """Whether the device rested beside the window, where other windows leave room to see it."""
+    window, trace = around.window, around.trace
+    if not (trace.has("power_w") or trace.has("utilisation_ratio")):
+        return ()
+    past = on_true_scale(
+        data.trace(window.instrument).between(window.t0_ns - HABIT_NS, window.t1_ns + energy_reach_ns(around.sensor)), around.sensor
+    )
+    busy = _busy_sides(around, past)
+    spans = _side_spans(around)
+    sides, references = [], []
+    for where, span, level, share in zip(("before", "after"), spans, _sides(around), busy, strict=True):
+        if level is None or _inside_another(data, around, where):
+            continue
+        side = _side(around, where, span, level, share)
+        sides.append(side)
+        references.append([*_baseline_references(data, baselines), *_other_reference(data, around, past, side, span)])
+    return (quiet_gate(sides, references, window_w=window_w, scope=window.id),) if sides else ()
+
+
+def _inside_another(data: RunData, around: _Surroundings, where: str) -> bool:
+    """Whether a window was open there that reaches over this end: what ran there is known."""
+    window = around.window
+    starts, ends = data.window_edges(window.instrument)
+    if where == "before":
+        return bisect_left(starts, window.t0_ns) > bisect_left(ends, window.t0_ns)
+    return bisect_right(starts, window.t1_ns) > bisect_right(ends, window.t1_ns)
+
+
+def _busy_sides(around: _Surroundings, past: Trace) -> tuple[float, float]:
+    if not past.has("utilisation_ratio"):
+        return math.nan, math.nan
+    return busy_beside(
+        past.t_ns, np.asarray(past.values("utilisation_ratio")), t0_ns=around.window.t0_ns, t1_ns=around.window.t1_ns,
+        head_limit_ns=around.head_limit_ns, tail_limit_ns=around.tail_limit_ns,
+    )  # fmt: skip
+
+
+def _side(around: _Surroundings, where: str, span: tuple[int, int], level: Level, busy: float) -> Side:
+    """One side by the median of its readings, or by those nearest to the window where these are higher.
+
+    Before a window one high reading is a blip; after it, the end of work that was booked to the window.
+    """
+    there = around.trace.between(*span)
+    level_w, u_w, n = level
+    fell = False
+    if there.has("power_w"):
+        power: FloatArray = np.asarray(there.values("power_w"))
+        index = distinct_updates(there.t_ns, power, around.sensor.update_period_s)
+        updates, late = power[index], power[index[there.t_ns[index] >= span[0] + _unknown_tail_ns(around.sensor)]]
+        fell = len(updates) > n and float(np.mean(updates[:-n])) > level_w
+        falling = where == "after" and (around.tail_ns < OWN_FALL_NS or not len(late))
+        nearest = late[:BESIDE_UPDATES] if where == "after" and not falling else updates[-BESIDE_UPDATES:]
+        near_w = float(np.median(nearest) if where == "before" else np.mean(nearest))
+        level_w = near_w if falling else max(near_w, float(np.median(updates[-n:])))
+        # noise from differences of neighbours, which one change of level does not move: scatter would excuse the load that makes it
+        u_w = max(float(np.median(np.abs(np.diff(updates)))), around.sensor.resolution_w) / math.sqrt(len(nearest))
+    nearby_ns = max(around.tail_ns, BESIDE_UPDATES * around.update_ns)
+    state = _state_of(around.trace.between(span[1] - nearby_ns, span[1]))
+    return Side(where=where, level_w=level_w, u_w=u_w, state=state, busy=busy, fell=fell)
+
+
+def _unknown_tail_ns(sensor: SensorModel) -> int:
+    """How much longer than stated the sensor's tail may be, at two standard uncertainties."""
+    u_s = math.hypot(sensor.u_window_s, 7 * sensor.u_lag_s, sensor.u_delay_s, sensor.u_update_period_s)
+    return round(2 * u_s * NS_PER_S)
+
+
+def _state_of(span: Trace) -> DeviceState:
+    """Typical state of the device in a span."""
+
+    def typical(channel: str) -> float:
+        values = np.asarray(span.values(channel)) if span.has(channel) else np.zeros(0)
+        known = values[np.isfinite(values)]
+        return float(np.median(known)) if len(known) else math.nan
+
+    return DeviceState(
+        performance_state=typical("performance_state"), clock_hz=typical("sm_clock_hz"), temperature_c=typical("temperature_c")
+    )  # fmt: skip
+
+
+def _baseline_references(data: RunData, baselines: Sequence[BaselineRecord]) -> list[IdleReference]:
+    """Idle power of the baselines, each in the state in which it was measured; the scatter of its readings is what idle does."""
+    found = []
+    for baseline in baselines:
+        if baseline.mean_w is None:
+            continue
+        key = f"state|{baseline.id}"  # a baseline is over when it is recorded, and every window asks for it
+        if key not in data.memory:
+            data.memory[key] = _state_of(data.trace(baseline.instrument).between(baseline.t0_ns, baseline.t1_ns))
+        u_w = math.hypot(baseline.u_w or 0.0, baseline.standard_deviation_w or 0.0)
+        found.append(IdleReference(power_w=baseline.mean_w, u_w=u_w, state=data.memory[key], source="the idle baseline", certain=True))
+    return found
+
+
+def _other_reference(
+    data: RunData, around: _Surroundings, past: Trace, side: Side, span: tuple[int, int]
+) -> list[IdleReference]:  # fmt: skip
+    """The lowest power elsewhere in the last minute, outside of all windows, in a state no lower than on ``side``."""
+    if not (past.has("power_w") and side.state.known):
+        return []
+    columns = {name: np.asarray(past.values(name)) for name in ("performance_state", "sm_clock_hz", "temperature_c") if past.has(name)}
+    t_ns, none = past.t_ns, np.full(len(past), math.nan)
+    stands = steady([columns[name] for name in ("performance_state", "sm_clock_hz") if name in columns][:1], t_ns, around.tail_ns)
+    power: FloatArray = np.asarray(past.values("power_w"))
+    usable = stands & _outside_windows(data, around, t_ns) & np.isfinite(power) & ~((t_ns >= span[0]) & (t_ns <= span[1]))
+    if "performance_state" in columns:
+        usable &= columns["performance_state"] <= side.state.performance_state
+    if "sm_clock_hz" in columns:
+        usable &= columns["sm_clock_hz"] >= SAME_CLOCK * side.state.clock_hz
+    level_w, u_w, warm_c = lowest_level(power[usable], columns.get("temperature_c", none)[usable])
+    if not math.isfinite(level_w):
+        return []
+    state = replace(side.state, temperature_c=warm_c)
+    return [IdleReference(power_w=level_w, u_w=u_w, state=state, source="the lowest readings in this state", certain=False)]
+
+
+def _outside_windows(data: RunData, around: _Surroundings, t_ns: IntArray) -> BoolArray:
+    """Which samples lie outside of all windows and of the sensor's tails after them."""
+    starts, ends = (np.asarray(edges, np.int64) for edges in data.window_edges(around.window.instrument))
+    begun = np.searchsorted(starts, t_ns, side="right")
+    ended = np.searchsorted(ends, t_ns - around.tail_ns, side="right")
+    outside: BoolArray = begun == ended
+    return outside
 
 
 def _stale_gates(data: RunData, around: _Surroundings) -> tuple[Gate, ...]:

@@ -43,7 +43,8 @@ def new_run_directory(parent: Path) -> Path:
         path.mkdir(exist_ok=False)
     except OSError as error:
         raise RecordError(
-            f"cannot create the run directory {path}: {error.strerror}; choose a writable place with --physics-runs DIR."
+            f"cannot create the run directory {path}: {error.strerror}; choose a writable place with --runs DIR, in pytest with "
+            "--physics-runs DIR."
         ) from None
     return path
 
@@ -160,7 +161,7 @@ def refused(path: Path, error: OSError) -> RecordError:
     """What to say where the disk refuses."""
     return RecordError(
         f"cannot write {path}: {error.strerror}; what was written before stays readable. "
-        "Free space, or choose another place with --physics-runs DIR."
+        "Free space, or choose another place with --runs DIR, in pytest with --physics-runs DIR."
     )
 
 

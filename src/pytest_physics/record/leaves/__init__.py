@@ -4,6 +4,7 @@ from pytest_physics.record.leaves import arm as arm
 from pytest_physics.record.leaves import baseline as baseline
 from pytest_physics.record.leaves import coupling as coupling
 from pytest_physics.record.leaves import event as event
+from pytest_physics.record.leaves import headroom as headroom
 from pytest_physics.record.leaves import history as history
 from pytest_physics.record.leaves import imported as imported
 from pytest_physics.record.leaves import memory as memory

@@ -1,4 +1,4 @@
-"""Recipes of the training coupling: coefficients of a pair of series, matched steps, headroom and time to the limit.
+"""Recipes of the training coupling: coefficients of a pair of series, and matched steps.
 
 A pair is a column of the step table and a column of telemetry, over the steady zone (:mod:`~pytest_physics.record.joined`). The whole
 analysis is :func:`~pytest_physics.metrology.coupling.couple`; each of its numbers is a leaf of its own, so that a claim can rest on it:
@@ -28,13 +28,12 @@ from pytest_physics.clock import NS_PER_S
 from pytest_physics.metrology.coupling import WORDS, Correlation, Coupling, couple, replicate_null, steady_zone_s
 from pytest_physics.metrology.quality import Provenance, Quality
 from pytest_physics.metrology.refusal import RefusedError
-from pytest_physics.metrology.rle import headroom
 from pytest_physics.metrology.uncertainty import Component, Estimate, Gate, coverage_factor
 from pytest_physics.record.data import RunData
 from pytest_physics.record.joined import joined, steps_of, telemetry_columns
 from pytest_physics.record.leaves.imported import imported_checks
 from pytest_physics.record.leaves.window import host_gates_of
-from pytest_physics.record.registry import Parameters, exactly, leaf, phase_trace, provenance_of
+from pytest_physics.record.registry import Parameters, exactly, leaf, provenance_of
 from pytest_physics.record.sensor_checks import no_value, not_tested, part
 
 IMPORTED = "import"
@@ -264,52 +263,3 @@ def _telemetry(data: RunData, instrument: str, name: str, span_ns: tuple[int, in
     if name not in found:
         raise LookupError(name)
     return found[name]
-
-
-# --- headroom ---------------------------------------------------------------------------------------------------------
-
-
-@leaf("thermal.headroom")
-def thermal_headroom(parameters: Parameters, data: RunData) -> Estimate:
-    """Limit less temperature at the end of a phase, in °C, or the time until it is used up, in seconds.
-
-    ``quantity`` is ``headroom`` or ``time``; the time is "not tested" where the slope's interval contains 0: the limit is then never
-    reached as far as anybody can see.
-    """
-    phase, limit_c, wanted = data.phase(parameters["phase"]), float(parameters["limit_c"]), parameters["quantity"]
-    unit = "°C" if wanted == "headroom" else "s"
-    trace = phase_trace(data, phase)
-    if not trace.has("temperature_c"):
-        reason = data.instrument(phase.instrument).absent.get("temperature_c", "the device has no thermometer")
-        return not_tested(wanted, phase.id, unit, reason)
-    step_c = next((c.resolution for c in data.instrument(phase.instrument).channels if c.name == "temperature_c"), 0.0) or 1.0
-    try:
-        found = headroom(
-            (trace.t_ns - phase.t0_ns) / NS_PER_S,
-            trace.values("temperature_c"),
-            limit_c=limit_c,
-            resolution_c=step_c,
-            window_s=float(parameters["window_s"]),
-        )
-    except RefusedError as refusal:
-        return no_value(unit, refusal.gate, "refused")
-    provenance = provenance_of(data, phase.instrument)
-    if wanted == "headroom":
-        components = (part("step of the thermometer", f"thermometer|{phase.instrument}", found.u_c),)
-        return Estimate(
-            value=found.headroom_c,
-            unit=unit,
-            components=components,
-            quality=Quality.GOOD,
-            provenance=provenance,
-            estimator=f"limit {limit_c:g} °C",
-        )
-    if not math.isfinite(found.time_to_limit_s) or not math.isfinite(found.high_s):
-        slope = f"{found.slope.value:+.3g} °C/min ({found.slope.low:+.3g} to {found.slope.high:+.3g})"
-        reason = f"infinite: the slope of {slope} may be 0; earliest in {found.low_s:.3g} s"
-        return replace(not_tested("time to the limit", phase.id, unit, reason), provenance=provenance)
-    u = max(found.high_s - found.time_to_limit_s, found.time_to_limit_s - found.low_s) / coverage_factor(math.inf)
-    return Estimate(
-        value=found.time_to_limit_s, unit=unit, components=(part("slope", f"slope|{phase.id}", u, evaluation="A"),), quality=Quality.GOOD,
-        provenance=provenance, estimator=f"slope of the last {parameters['window_s']:g} s",
-    )  # fmt: skip

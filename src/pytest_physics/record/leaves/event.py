@@ -22,9 +22,10 @@ from pytest_physics.clock import NS_PER_S
 from pytest_physics.devices.twin.truth import power_at
 from pytest_physics.metrology.autocorrelation import FloatArray
 from pytest_physics.metrology.differential import Component as Part
-from pytest_physics.metrology.differential import RateDifference, efficiency_difference, rate_difference
+from pytest_physics.metrology.differential import RateDifference, efficiency_difference, event_rate_difference, rate_difference
 from pytest_physics.metrology.instability import (
     RULES,
+    EventRate,
     Outcome,
     RuleNumbers,
     Telemetry,
@@ -182,8 +183,12 @@ def _bounded(  # noqa: PLR0917 -- value, interval, and what it is
     return Estimate(value=value, unit=unit, components=(component,) if u else (), quality=Quality.GOOD, estimator=estimator)
 
 
+def _counted(found: Watched) -> EventRate:
+    return event_rate(len(events(found.telemetry, found.outcome)), exposure_s(found.telemetry, found.outcome))
+
+
 def _rate(found: Watched, parameters: Parameters) -> Estimate:
-    rate = event_rate(len(events(found.telemetry, found.outcome)), exposure_s(found.telemetry, found.outcome))
+    rate = _counted(found)
     if rate.per_hour is None:
         return not_tested("events", str(parameters["phase"]), "event/h", f"{found.name} was never under load: no event was possible")
     source = f"rate|{parameters['phase']}|{parameters['rule']}"
@@ -312,6 +317,20 @@ def _share_difference_truth(parameters: Parameters, data: RunData) -> Estimate |
     return exactly(first - second, "1")
 
 
+def _rate_difference(parameters: Parameters, data: RunData) -> Estimate:
+    rates = [_counted(watched(parameters, data, key)) for key in ("phase", "span")]
+    found = event_rate_difference(*rates)
+    source = f"rates|{parameters['phase']}|{parameters['span']}|{parameters['rule']}"
+    said = f"{rates[0].events} and {rates[1].events} events, exact conditional p = {found.p:.3g}"
+    return _bounded(found.value, found.low, found.high, "event/h", source, "few events", said)
+
+
+def _rate_difference_truth(parameters: Parameters, data: RunData) -> Estimate | None:
+    rates = [_counted(found).per_hour for key in ("phase", "span") if (found := _true(parameters, data, key)) is not None]
+    known = [rate for rate in rates if rate is not None]
+    return exactly(known[0] - known[1], "event/h") if len(known) == 2 else None
+
+
 def _needed_ticks(parameters: Parameters, data: RunData) -> Estimate:
     found = contrast(parameters, watched(parameters, data), watched(parameters, data, "span"))
     if not math.isfinite(found.needed_ticks):
@@ -400,6 +419,7 @@ def _relative_efficiency(parameters: Parameters, data: RunData, key: str) -> tup
 
 
 leaf("differential.share", truth=_share_difference_truth)(_pair("1", _share_difference))
+leaf("differential.rate", truth=_rate_difference_truth)(_pair("event/h", _rate_difference))
 leaf("differential.needed_ticks")(_pair("1", _needed_ticks))
 leaf("differential.onset")(_pair("s", _onset_difference))
 leaf("differential.efficiency")(_pair("1", _efficiency_difference))

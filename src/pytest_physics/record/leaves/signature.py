@@ -190,8 +190,9 @@ def _scale(parameters: Parameters, data: RunData, name: str, value: float) -> li
     if name in {"steady_rise_c", "resistance_k_per_w"}:
         step_c = next((c.resolution for c in data.instrument(instrument).channels if c.name == "temperature_c"), 0.0)
         rise = _mean_of(parameters, data, "steady_rise_c")
-        share = step_c / math.sqrt(6) / rise if rise else 0.0
-        parts.append(part("step of the thermometer", f"thermometer|{instrument}|{parameters['workload']}", abs(value) * abs(share)))
+        per_k = 1.0 if name == "steady_rise_c" else 1 / _mean_of(parameters, data, "power_above_idle_w")
+        u = abs(value / rise if rise else per_k) * step_c / math.sqrt(6)  # a rise of 0 is less than a step, and no exact 0
+        parts.append(part("step of the thermometer", f"thermometer|{instrument}|{parameters['workload']}", u))
     return parts
 
 

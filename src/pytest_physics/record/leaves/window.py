@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from pytest_physics.clock import NS_PER_S
-from pytest_physics.errors import ChannelUnavailableError
+from pytest_physics.errors import ChannelUnavailableError, RecordError
 from pytest_physics.metrology.baseline import drift_gate
 from pytest_physics.metrology.host import HOST_LIMITS, canary_gate, host_gates
 from pytest_physics.metrology.quality import Provenance, Quality
@@ -21,7 +21,7 @@ from pytest_physics.record.leaves.baseline import assess_baseline
 from pytest_physics.record.registry import Parameters, exactly, leaf, provenance_of
 from pytest_physics.record.repetition_energy import latency_estimate, phase_average, repetitions_of
 from pytest_physics.record.schema import BaselineRecord, WindowRecord
-from pytest_physics.record.window_energy import energy_estimate, true_energy
+from pytest_physics.record.window_energy import RULES, energy_estimate, true_energy
 
 
 def _constant_truth(parameters: Parameters, _data: RunData) -> Estimate:
@@ -181,6 +181,14 @@ def _canary_gates(data: RunData, before: Sequence[WindowRecord], after: Sequence
     return (canary_gate(first, last, data.settings.host.max_canary_drift, scope=scope),)
 
 
+def _rules(parameters: Parameters) -> int:
+    """Version of the rules that a recipe names; the first where it names none."""
+    rules: int = parameters.get("rules", 1)
+    if rules not in range(1, RULES + 1):
+        raise RecordError(f"unknown rules {rules!r} of an energy; use the pytest-physics version that wrote this run.")
+    return rules
+
+
 @leaf("window.energy", truth=lambda parameters, data: exactly(true_energy(parameters, data), "J"))
 def window_energy(parameters: Parameters, data: RunData) -> Estimate:
     """Gross or net energy of one window, from its counter or its power readings."""
@@ -193,6 +201,7 @@ def window_energy(parameters: Parameters, data: RunData) -> Estimate:
         baselines=baselines,
         sensor=data.sensor(parameters["sensor"]),
         estimator=parameters.get("estimator"),
+        rules=_rules(parameters),
     )
     return replace(
         estimate,
@@ -229,7 +238,10 @@ def repetition_phase_average(parameters: Parameters, data: RunData) -> Estimate:
     sensor = data.sensor(parameters["sensor"])
     if sensor is None:
         raise ChannelUnavailableError(f"instrument '{windows[0].instrument}' has no power channel.", channel="power_w")
-    estimate = phase_average(data, windows, kind=parameters["kind"], baselines=baselines, sensor=sensor, looks=parameters["looks"])
+    estimate = phase_average(
+        data, windows, kind=parameters["kind"], baselines=baselines, sensor=sensor, looks=parameters["looks"],
+        rules=_rules(parameters),
+    )  # fmt: skip
     return replace(
         estimate,
         provenance=provenance_of(data, windows[0].instrument),
