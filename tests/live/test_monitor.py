@@ -112,6 +112,17 @@ def test_a_killed_monitor_leaves_a_readable_run(program):
     assert len(RunReader(run).trace("cpu")) >= 20
 
 
+def test_an_output_that_nobody_reads_completes_the_run(program):
+    """``monitor | head -1`` ends the watch as a request to stop does: complete, and it says why."""
+    process = program.start("monitor", "--devices", "cpu", "--duration", 600)
+    wait_for_line(process, "0.")
+    process.stdout.close()
+    process.stdout = None
+    _, error = process.communicate(timeout=40)
+    assert (process.returncode, error) == (0, "")
+    assert RunReader(program.verified()).run.end_reason == "stopped: the output was closed"
+
+
 def test_a_dead_sampler_ends_the_watch(program):
     """What it has sampled stays, and the error is one line."""
     import psutil
@@ -123,9 +134,7 @@ def test_a_dead_sampler_ends_the_watch(program):
     sampler.kill()
     _, error = process.communicate(timeout=30)
     assert process.returncode == 2
-    assert re.fullmatch(
-        r"error: 'cpu': the process ended without a word \(killed by SIGKILL\)\.; what was sampled before is in .*\n", error
-    )
+    assert re.fullmatch(r"error: 'cpu': the process ended without a word \(killed by SIGKILL\); what was sampled before is in .*\n", error)
     assert RunReader(program.runs[0]).run.state == "incomplete"
 
 
@@ -182,7 +191,6 @@ def test_metrics_show_what_the_view_shows(program, port):
     labels = '{device="rtx4080-laptop",instrument="gpu",simulated="true"}'
     found = scrape(port)
     assert 20 < found[f"pytest_physics_temperature_celsius{labels}"] < 100
-    assert found[f"pytest_physics_temperature_limit_celsius{labels}"] == 87.0
     assert found[f"pytest_physics_sampler_up{labels}"] == 1.0
     assert found[f"pytest_physics_utilisation_ratio{labels}"] <= 1.0
     reason = '{device="rtx4080-laptop",instrument="gpu",reason="software thermal slowdown",simulated="true"}'
@@ -205,8 +213,21 @@ def test_metrics_are_for_this_machine_only(program, port):
     assert [(address.ip, address.port) for address in listening] == [("127.0.0.1", port)]
 
 
+def test_the_limit_says_where_it_comes_from(program, port):
+    """A label names the source: a setting may not look like the device's own limit."""
+    pytest.importorskip("prometheus_client")
+    process = program.start("monitor", "--devices", "twin:rtx4080-laptop,cpu", "--duration", 30, "--prometheus", port)
+    wait_for_line(process, "0.0 s  cpu")
+    found = scrape(port)
+    gpu = 'device="rtx4080-laptop",instrument="gpu",simulated="true",source="the preset\'s slowdown temperature"'
+    assert found[f"pytest_physics_temperature_limit_celsius{{{gpu}}}"] == 87.0
+    cpu = [name for name in found if name.startswith("pytest_physics_temperature_limit_celsius{") and 'instrument="cpu"' in name]
+    assert len(cpu) == 1
+    assert "source=\"the setting 'soak.trip_c'\"" in cpu[0]
+
+
 def test_a_busy_port_is_one_line(program):
-    """And nothing is measured; exit code 2."""
+    """And nothing is measured, nor created; exit code 2."""
     pytest.importorskip("prometheus_client")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -215,6 +236,20 @@ def test_a_busy_port_is_one_line(program):
         code, _, error = program.inside(*TWIN, "--duration", 1, "--prometheus", port)
     assert code == 2
     assert error == f"error: metrics cannot be served at 127.0.0.1:{port}: Address already in use; choose another port.\n"
+    assert list(program.path.iterdir()) == []
+
+
+def test_a_port_without_permission_is_one_line(program, monkeypatch):
+    """As ports below 1024 are for most users; nothing is created."""
+    prometheus_client = pytest.importorskip("prometheus_client")
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(prometheus_client, "start_http_server", refuse)
+    code, _, error = program.inside(*TWIN, "--duration", 1, "--prometheus", 80)
+    assert (code, error) == (2, "error: metrics cannot be served at 127.0.0.1:80: Permission denied; choose another port.\n")
+    assert list(program.path.iterdir()) == []
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------------
@@ -233,6 +268,7 @@ def test_a_busy_port_is_one_line(program):
         (("--devices", "cpu,gpo"), "There is no device kind 'gpo'"),
         (("--devices", "cpu,"), "There is no device kind ''"),
         (("--devices", "twin:rtx4088"), "There is no twin preset 'rtx4088'"),
+        (("--devices", "twin,replay:nothing"), "there is no recording at nothing;"),
         (("--devices", "cpu", "--fast"), "--fast is for simulated devices only, such as --devices twin:PRESET: real ones need their time."),
     ],
 )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pytest_physics.errors import ConfigurationError
-from pytest_physics.live.monitor import Monitoring, finish, named_devices, recorded, stopping_signals
+from pytest_physics.live.monitor import Monitoring, Stopped, finish, named_devices, recorded, stopping_signals
 from pytest_physics.marks import VARIABLE
 from pytest_physics.record.step_marks import MARKS_FILE, PHASE, TABLE, StepMarks, read_step_marks, training_span_ns
 from pytest_physics.session import Session
@@ -52,19 +53,19 @@ def run_joint(
     if not margin_s >= 0:
         raise ConfigurationError(f"--margin must be >= 0 s (got {margin_s:g}).")
     _refuse_virtual(monitoring)
-    session = monitoring.start(root, command)
     code, reason = 1, "finished"
     with stopping_signals():
+        session = monitoring.start(root, command)
         try:
             console.print(f"joint: sampling {', '.join(session.instruments)} into {session.path}", soft_wrap=True, highlight=False)
             code = _recorded_training(session, training, margin_s)
-            reason = "finished" if code == 0 else f"stopped: the training ended with exit code {code}"
+            reason = "finished" if code == 0 else f"stopped: the training {_ended(code)}"
+            marks = _merge(session, console, code)
+            _show_coupling(session, marks, console)
+            console.print(f"joint: the training {_ended(code)}", highlight=False)
         except BaseException as error:
             session.finish(f"{type(error).__name__}: {error}")
             raise
-        marks = _merge(session, console)
-        _show_coupling(session, marks, console)
-        console.print(f"joint: the training ended with exit code {code}", highlight=False)
         finish(session, reason, console)
     return Joint(path=session.path, exit_code=code, marks=marks)
 
@@ -91,27 +92,38 @@ def _recorded_training(session: Session, training: Sequence[str], margin_s: floa
     time.sleep(margin_s)
     with recorded(session, PHASE):
         environment = os.environ | {VARIABLE: str(session.path / MARKS_FILE)}
-        child = subprocess.Popen(training, env=environment)  # noqa: S603 -- the user's own command
+        try:
+            child = subprocess.Popen(training, env=environment)  # noqa: S603 -- the user's own command
+        except OSError as error:  # its interpreter may be missing, or it is no program: only starting it tells
+            raise ConfigurationError(
+                f"cannot run '{training[0]}': {error.strerror}; is its first line '#!' with an interpreter that exists?"
+            ) from None
         code = _wait_for(child)
     with contextlib.suppress(KeyboardInterrupt):  # the training is over, and its marks are still to be joined
         time.sleep(margin_s)
     return code if code >= 0 else EXIT_BY_SIGNAL - code
 
 
+def _ended(code: int) -> str:
+    """How the training ended, with the signal's name where one ended it."""
+    by_signal = {EXIT_BY_SIGNAL + number: number.name for number in signal.Signals}
+    return f"was ended by {by_signal[code]} (exit code {code})" if code in by_signal else f"ended with exit code {code}"
+
+
 def _wait_for(child: subprocess.Popen[bytes]) -> int:
     """Wait for the training; a request to stop reaches it first, from the terminal or from here."""
     try:
         return child.wait()
-    except KeyboardInterrupt:
-        return _stopped(child)
+    except KeyboardInterrupt as stop:
+        return _stopped(child, told=not isinstance(stop, Stopped))
     finally:
         if child.poll() is None:  # whoever asked twice does not want to wait
             child.kill()
 
 
-def _stopped(child: subprocess.Popen[bytes]) -> int:
-    """Give it time, for the terminal has told it already; then tell it; then kill it."""
-    for tell in (child.poll, child.terminate):
+def _stopped(child: subprocess.Popen[bytes], *, told: bool) -> int:
+    """Give it time, where the terminal has ``told`` it already; then tell it; then kill it. A signal reaches this process alone."""
+    for tell in (child.poll, child.terminate) if told else (child.terminate,):
         tell()
         with contextlib.suppress(subprocess.TimeoutExpired):
             return child.wait(GRACE_S)
@@ -119,7 +131,7 @@ def _stopped(child: subprocess.Popen[bytes]) -> int:
     return child.wait()
 
 
-def _merge(session: Session, console: Console) -> StepMarks:
+def _merge(session: Session, console: Console, code: int) -> StepMarks:
     """The marks as a table of the run, and a sentence for everything that was left out."""
     phases = [phase for instrument in session.instruments.values() for phase in instrument.phases]
     marks = read_step_marks(session.path / MARKS_FILE, span_ns=training_span_ns(phases))
@@ -129,6 +141,8 @@ def _merge(session: Session, console: Console) -> StepMarks:
         table_id = session.tabulate(TABLE, marks.columns)
         first, last = marks.columns["step"][[0, -1]]
         console.print(f"joint: {len(marks)} step marks, {first} to {last}, as table '{table_id}'", highlight=False)
+    elif code:
+        console.print("joint: the training failed before it marked a step; the samples are kept", style="yellow", highlight=False)
     else:
         console.print(
             "joint: the training marked no step, so nothing can be laid over the samples: add pytest_physics.StepMarksCallback() to its "

@@ -35,11 +35,6 @@ GAUGES: tuple[tuple[str, str, Value], ...] = (
     ("memory_clock_hertz", "Clock of the memory", lambda r: r.value("memory_clock_hz")),
     ("utilisation_ratio", "Share of time with work on the device", lambda r: r.value("utilisation_ratio", "utilisation_cpu_ratio")),
     ("memory_used_bytes", "Device memory in use", lambda r: r.value("memory_used_bytes")),
-    (
-        "temperature_limit_celsius",
-        "Temperature at which the device slows down, or the setting soak.trip_c where the device states none",
-        lambda r: r.limit_c,
-    ),
     ("headroom_celsius", "Temperature below the limit", _of_headroom(lambda room: room.headroom_c)),
     ("temperature_slope_celsius_per_minute", "Slope of the temperature", _of_headroom(lambda room: room.slope.value)),
     ("temperature_slope_low_celsius_per_minute", "Lower end of its 95 % interval", _of_headroom(lambda room: room.slope.low)),
@@ -52,6 +47,7 @@ GAUGES: tuple[tuple[str, str, Value], ...] = (
     ("sampler_up", "1 while samples are taken", lambda r: float(not r.problem)),
 )
 """Name after ``pytest_physics_``, help, and where the value is."""
+LIMIT = "Temperature at which the device slows down, or the setting soak.trip_c where the device states none; 'source' says which"
 LABELS = ("instrument", "device", "simulated")
 
 
@@ -73,15 +69,17 @@ class Collector:
                 if value is not None and not math.isnan(value):
                     family.add_metric(_labels(reading), value)
             yield family
+        limit = GaugeMetricFamily("pytest_physics_temperature_limit_celsius", LIMIT, labels=(*LABELS, "source"))
         reasons = GaugeMetricFamily("pytest_physics_throttle_reason", "1 where the device names the reason", labels=(*LABELS, "reason"))
         lost = GaugeMetricFamily("pytest_physics_lost_time_ratio", "Share of the last seconds", labels=(*LABELS, "cause"))
         for reading in readings:
+            limit.add_metric([*_labels(reading), reading.limit_source], reading.limit_c)
             for reason in _all_reasons(reading):
                 reasons.add_metric([*_labels(reading), reason], float(reason in (reading.reasons or ())))
             for cause, share in reading.shares.items():
                 if math.isfinite(share):
                     lost.add_metric([*_labels(reading), cause], share)
-        yield from (reasons, lost)
+        yield from (limit, reasons, lost)
 
 
 def _labels(reading: Reading) -> list[str]:

@@ -13,7 +13,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -25,12 +25,12 @@ from rich.live import Live
 from pytest_physics.clock import NS_PER_S
 from pytest_physics.config import load_settings
 from pytest_physics.devices.base import DeviceSpec
-from pytest_physics.devices.discover import choose_devices, probe_nvml
+from pytest_physics.devices.discover import choose_devices, open_device, probe_nvml
 from pytest_physics.devices.twin import TwinDevice, TwinLoad
 from pytest_physics.errors import ConfigurationError, PhysicsError, SamplerError
-from pytest_physics.instrument import Window
+from pytest_physics.instrument import Instrument, Window
 from pytest_physics.live import view
-from pytest_physics.live.metrics import serving
+from pytest_physics.live.metrics import LOCAL, serving
 from pytest_physics.live.readings import Reading, reading_of
 from pytest_physics.session import Plan, Session
 
@@ -71,6 +71,8 @@ class Monitoring:
         specs, banner = named_devices(self.devices)
         if self.fast and any(spec.kind != "twin" for spec in specs.values()):
             raise ConfigurationError("--fast is for simulated devices only, such as --devices twin:PRESET: real ones need their time.")
+        for spec in specs.values():
+            open_device(spec).close()  # what cannot be opened is said before there is a run directory
         overrides = {"runs": str(self.runs) if self.runs else None, "sampling": {"period_s": 1 / self.hz}}
         return Session.start(load_settings(root, overrides=overrides), Plan.using(specs, banner=banner), command=command, directory=root)
 
@@ -118,19 +120,22 @@ def run_monitor(monitoring: Monitoring, console: Console, *, root: Path, command
     SamplerError
         Where every sampler died; what was sampled before is in the run.
     """
-    session = monitoring.start(root, command)
-    with stopping_signals():
+    newest: list[Reading] = []
+    with stopping_signals(), _served(monitoring, newest):
+        session = monitoring.start(root, command)
         try:
-            problem = watch(session, monitoring, console)
+            problem = watch(session, monitoring, console, newest)
             reason = f"SamplerError: {problem}" if problem else "finished"
         except KeyboardInterrupt as stop:
             problem, reason = "", f"stopped: {', '.join(map(str, stop.args)) or 'Ctrl-C'}"
+        except SystemExit:  # how rich says that nobody reads the output any more: monitor | head
+            problem, reason = "", "stopped: the output was closed"
         except BaseException as error:
             session.finish(f"{type(error).__name__}: {error}")
             raise
         finish(session, reason, console)
     if problem:
-        raise SamplerError(f"{problem}; what was sampled before is in {session.path}.")
+        raise SamplerError(f"{problem.rstrip('.')}; what was sampled before is in {session.path}.")
     return session.path
 
 
@@ -143,23 +148,31 @@ def finish(session: Session, reason: str, console: Console) -> None:
     console.print(f"report: {report}", soft_wrap=True, highlight=False)
 
 
-def watch(session: Session, monitoring: Monitoring, console: Console) -> str:
-    """Show readings until the time is over; returns why it ended early, where every sampler has died."""
+def _served(monitoring: Monitoring, newest: Sequence[Reading]) -> AbstractContextManager[None]:
+    """The metrics of ``newest``, where they were asked for; a port that cannot be had is said before anything is created."""
+    return nullcontext() if monitoring.prometheus is None else serving(lambda: tuple(newest), monitoring.prometheus)
+
+
+def watch(session: Session, monitoring: Monitoring, console: Console, newest: list[Reading]) -> str:
+    """Show readings, and keep them in ``newest``, until the time is over; returns why it ended early, where every sampler has died."""
     for line in session.plan.banner:
         console.print(line, style="yellow", soft_wrap=True, highlight=False)
     for instrument in session.instruments.values():
-        for channel in ("temperature_c", "power_w"):
-            if not instrument.has(channel):
-                reason = instrument.device.absent.get(channel, "the device has no such channel.")
-                console.print(f"{instrument.name} has no {channel}: {reason}", style="dim", soft_wrap=True, highlight=False)
-    newest: list[Reading] = []
-    with ExitStack() as stack:
-        if monitoring.prometheus is not None:
-            stack.enter_context(serving(lambda: tuple(newest), monitoring.prometheus))
-            console.print(f"metrics: http://127.0.0.1:{monitoring.prometheus}/metrics", soft_wrap=True, highlight=False)
-        show = stack.enter_context(_shown(console, monitoring.duration_s))
-        with recorded(session):
-            return _loop(session, monitoring, newest, show)
+        for line in absent_lines(instrument):
+            console.print(line, style="dim", soft_wrap=True, highlight=False)
+    if monitoring.prometheus is not None:
+        console.print(f"metrics: http://{LOCAL}:{monitoring.prometheus}/metrics", soft_wrap=True, highlight=False)
+    with _shown(console, monitoring.duration_s) as show, recorded(session):
+        return _loop(session, monitoring, newest, show)
+
+
+def absent_lines(instrument: Instrument) -> Iterator[str]:
+    """A line for temperature and for power, where there is none and why; an energy counter gives power too."""
+    for channel in ("temperature_c", *(() if instrument.metered else ("power_w",))):
+        if not instrument.has(channel):
+            absent = instrument.device.absent
+            reason = absent.get("energy_j" if channel == "power_w" and "energy_j" in absent else channel, "the device has no such channel.")
+            yield f"{instrument.name} has no {channel}: {reason}"
 
 
 def _loop(session: Session, monitoring: Monitoring, newest: list[Reading], show: Callable[[Sequence[Reading], float], None]) -> str:

@@ -27,7 +27,6 @@ from pytest_physics.routing.files import FileModel, parsed, read_json
 from pytest_physics.session import Plan, Session
 from pytest_physics.workloads.routing_simulation import Point
 
-PUBLISHED_LAMBDAS = (0.0, 0.01, 0.1, 0.5, 1.0)
 POINTS, EXPERTS = "routing-points-1", "routing-experts-1"
 """Tables of a run that are merged."""
 OF_THE_GATES = "stable_step"
