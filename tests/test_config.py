@@ -101,11 +101,17 @@ def test_profiles_never_touch_a_limit(tmp_path):
         ("sed = 1", r"unknown key 'sed' (did you mean 'seed'?); remove or correct it"),
         ("[baseline]\nduration = 1", r"unknown key 'baseline.duration' (did you mean 'baseline.duration_s'?); remove or correct it"),
         ("[basline]\nduration_s = 1", r"unknown key 'basline' (did you mean 'baseline'?); remove or correct it"),
-        ("seed = 'x'", r"'seed': Input should be a valid integer, unable to parse string as an integer (got 'x')"),
+        ("seed = 'x'", r"'seed': must be a whole number, without quotes or point (got 'x')"),
+        ("seed = true", r"'seed': must be a whole number, without quotes or point (got True)"),
+        ("device = 5", r"'device': must be a text (got 5)"),
+        ("[baseline]\nduration_s = '5'", r"'baseline.duration_s': must be a number, without quotes (got '5')"),
+        ("[experiment]\nbatches = 5", r"'experiment.batches': must be a list (got 5)"),
+        ("[experiment]\nbatches = [1, '2']", r"'experiment.batches.1': must be a whole number, without quotes or point (got '2')"),
+        ("[prices]\nelectricity = 0.3", r"'prices.electricity': must be a table (got 0.3)"),
         ("seed = -1", r"'seed': Input should be greater than or equal to 0 (got -1)"),
         ("profile = 'quik'", r"unknown profile 'quik' (did you mean 'quick'?); choose one of quick, standard, publish."),
         ("profile = 3", r"unknown profile 3; choose one of quick, standard, publish."),
-        ("baseline = 3", r"'baseline': Input should be a valid dictionary"),
+        ("baseline = 3", r"'baseline': must be a table (got 3)"),
         ("[baseline]\nduration_s = inf", r"'baseline.duration_s': Input should be a finite number (got inf)"),
         ("[baseline]\nmax_drift_w = nan", r"'baseline.max_drift_w': Input should be a finite number (got nan)"),
         ("[soak]\ntrip_c = 70.0", r"'resume_c' must be below 'trip_c' (70.0)"),
@@ -128,6 +134,27 @@ def test_all_problems_are_told_at_once(tmp_path):
         load_settings(toml(tmp_path, "sed = 1\n[soak]\nbudget_s = -1.0\n"))
     assert "'sed'" in str(raised.value)
     assert "'soak.budget_s'" in str(raised.value)
+
+
+def test_a_misspelt_key_deep_down_is_named_and_not_said_to_be_missing_as_well(tmp_path):
+    """The nearest key is looked for at every depth; what is really missing is still said."""
+    with pytest.raises(ConfigurationError) as raised:
+        load_settings(toml(tmp_path, "[prices.electricity]\nperkwh = 0.3\ncurrency = 'EUR'\nsource = 'tariff'\n"))
+    first, second = str(raised.value).split("; ", 2)[0], str(raised.value)
+    assert first.endswith("unknown key 'prices.electricity.perkwh' (did you mean 'prices.electricity.per_kwh'?)")
+    assert "'prices.electricity.date' is missing" in second
+    assert "per_kwh' is missing" not in second
+
+
+def test_whole_numbers_are_numbers(tmp_path):
+    """``5`` where ``5.0`` would do, lists, and dates of TOML or in quotes."""
+    price = "[prices.electricity]\nper_kwh = 1\ncurrency = 'EUR'\nsource = 'tariff'\ndate = {}\n"
+    for date in ("2026-01-02", "'2026-01-02'"):
+        settings = load_settings(toml(tmp_path, "[baseline]\nduration_s = 5\n[experiment]\nbatches = [1, 2]\n" + price.format(date)))
+        assert (settings.baseline.duration_s, settings.experiment.batches) == (5.0, (1, 2))
+        assert settings.prices.electricity is not None
+        assert settings.prices.electricity.date.isoformat() == "2026-01-02"
+        assert Settings.model_validate(settings.model_dump(mode="json")) == settings
 
 
 def test_an_option_is_blamed_on_the_options(tmp_path):

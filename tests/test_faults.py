@@ -139,7 +139,10 @@ def test_a_device_lost_before_the_baseline_gives_no_idle_power(tmp_path):
 def test_runs_that_is_a_file_is_refused(tmp_path):
     """The path, the reason, and what to do."""
     (tmp_path / "runs").write_text("")
-    with pytest.raises(RecordError, match=r"cannot create the run directory .*runs/.*: .*choose a writable place with --physics-runs DIR"):
+    with pytest.raises(
+        RecordError,
+        match=r"cannot create the run directory .*runs/.*: .*choose a writable place with --runs DIR, in pytest with --physics-runs DIR",
+    ):
         new_run_directory(tmp_path / "runs")
 
 
@@ -164,7 +167,7 @@ def test_a_read_only_runs_directory_is_refused(tmp_path):
     script = AS_NOBODY if os.getuid() == 0 else AS_NOBODY.replace("os.setuid(65534)", "")
     done = subprocess.run([sys.executable, "-c", script, runs, ROOT / "src"], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.startswith(f"cannot create the run directory {runs}/")
-    assert "Permission denied; choose a writable place with --physics-runs DIR." in done.stdout
+    assert "Permission denied; choose a writable place with --runs DIR, in pytest with --physics-runs DIR." in done.stdout
 
 
 @pytest.fixture
@@ -215,7 +218,7 @@ def test_a_disk_that_fills_up_ends_in_one_message_and_a_readable_run(small_disk)
     assert run.reader.run.state == "running"
     assert run.reader.windows[0].name == "before"
     assert len(run.trace("gpu")) > 10
-    assert verify_run(session.path).incomplete.startswith("it was killed, or still runs. Readable: ")
+    assert verify_run(session.path).incomplete.startswith("it was killed, its disk was full, or it still runs. Readable: ")
     assert sorted(path.name for path in session.path.iterdir() if path.name.startswith(".")) == []
 
 
@@ -293,10 +296,10 @@ def test_kill_9_of_the_run_leaves_it_readable_and_nothing_running(tmp_path):
     program = Path(sys.executable).with_name("pytest-physics")
     done = subprocess.run([program, "verify", path], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert "is incomplete: it was killed, or still runs." in " ".join(done.stdout.split())
+    assert "is incomplete: it was killed, its disk was full, or it still runs." in " ".join(done.stdout.split())
     found = verify_run(Path(path))
     assert found.findings == ()
-    assert found.incomplete.startswith("it was killed, or still runs. Readable: ")
+    assert found.incomplete.startswith("it was killed, its disk was full, or it still runs. Readable: ")
     assert "samples of 'cpu', 3 windows" in found.incomplete
     build_report(Path(path))
     assert "never finalised" in (Path(path) / "report.html").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from pytest_physics.config import load_settings
 from pytest_physics.devices.base import DeviceSpec
-from pytest_physics.instrument import Energy
+from pytest_physics.instrument import LONGEST_NAME, Energy
 from pytest_physics.metrology.decision import decide
 from pytest_physics.metrology.quality import Quality
 from pytest_physics.metrology.uncertainty import Comparison, Estimate, Recipe
@@ -20,6 +21,8 @@ from pytest_physics.record.verify import verify_run
 from pytest_physics.session import Plan, Session
 from pytest_physics.workloads.twin import TwinKernel
 
+BROKEN = "\ud800"
+"""A lone surrogate: Python has it, UTF-8 does not."""
 OPTIONS = {"device": "twin:rtx4080-laptop", "baseline": {"settle_s": 0.5, "duration_s": 11.0}}
 
 
@@ -116,6 +119,42 @@ def test_a_window_is_used_once(gpu):
         gpu.sleep(0.1)
     with pytest.raises(ValueError, match="window 'work' was opened before; a window is one event, open a new one"), window:
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        (5, TypeError, "must be a text, such as 'decode' (got 5 of type int)"),
+        (None, TypeError, "must be a text, such as 'decode' (got None of type NoneType)"),
+        ([], TypeError, "must be a text, such as 'decode' (got [] of type list)"),
+        ("", ValueError, "must not be empty (got '')"),
+        (" \n", ValueError, r"must not be empty (got ' \n')"),
+        ("x" * (LONGEST_NAME + 1), ValueError, "has at most 200 characters (got 201: 'xxxx"),
+    ],
+)  # fmt: skip
+def test_a_name_that_says_nothing_is_refused(gpu, name, error, message):
+    """Names stand in tables: neither empty, nor a page, nor something else than a text; nothing is recorded of a refused window."""
+    for opening in (gpu.window, gpu.begin_window, gpu.end_window):
+        with pytest.raises(error, match=re.escape(f"a window's name {message}")) as raised:
+            opening(name)
+        assert len(str(raised.value)) < 250
+    assert gpu.window_starts_ns == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"name": BROKEN}, {"name": "w", "labels": {BROKEN: 1}}, {"name": "w", "labels": {"k": BROKEN}}, {"name": "w", BROKEN: 1}]
+)
+def test_text_that_no_file_can_hold_is_refused(gpu, arguments):
+    """One line that cannot be read makes all windows unreadable: neither name, label, its value nor counted work may be such a text."""
+    with pytest.raises(ValueError, match="is not valid text; use characters that UTF-8 can write"):
+        gpu.window(**arguments)
+
+
+def test_the_longest_name_is_accepted(session, gpu):
+    """The other side of the boundary."""
+    with gpu.window("x" * LONGEST_NAME):
+        pass
+    assert len(session.instruments["gpu"].windows) == 1
 
 
 @pytest.mark.parametrize("ask", [lambda w: w.energy, lambda w: w.duration, lambda w: w.per("token"), lambda w: w.count("token")])

@@ -1,9 +1,8 @@
 """The active run: what the plugin does with ``--physics``.
 
-Outcomes follow one rule: REFUTED is a failed test; INVALID and INCONCLUSIVE are failed reports with a category and a letter of their
-own, so that ``-x``, ``--lf``, JUnit, xdist's report format and pytest-html all see them; NOT_TESTED is skipped with its reason. The exit
-code is 10 where nothing was refuted but something could not be measured. A verdict stands, whether its test catches the error, skips
-itself, is expected to fail, or is run again by another plugin.
+A run's session, the fixtures that it hands out, and what pytest is told of verdicts (:mod:`~pytest_physics.outcomes`). The exit code is 10
+where nothing was refuted but something could not be measured. A verdict stands, whether its test catches the error, skips itself, is
+expected to fail, or is run again by another plugin.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import SkipTest
 
 import pytest
 
@@ -30,10 +30,19 @@ from pytest_physics.errors import (
     PhysicsError,
     RefutedClaim,
 )
-from pytest_physics.instrument import Instrument, Window, outermost_work
+from pytest_physics.instrument import LONGEST_NAME, Instrument, Window, outermost_work
 from pytest_physics.markers import claim_of, energy_budget_of, is_claim, needed_channels, read_markers, vram_budget_of
 from pytest_physics.metrology.decision import Verdict
 from pytest_physics.metrology.uncertainty import Comparison, Estimate, Recipe, truth_value_judge
+from pytest_physics.outcomes import (
+    SOFT_VERDICTS,
+    ended_by_verdict,
+    in_sight_of_the_user,
+    properties,
+    show_verdict,
+    standing_error,
+    told_by_unittest,
+)
 from pytest_physics.record.correction import last_attempts
 from pytest_physics.record.job import requirement
 from pytest_physics.record.schema import BaselineRecord, ClaimRecord, state_after
@@ -52,11 +61,8 @@ EXIT_UNMEASURED = 10
 BYTES_PER_GIB = 2**30
 
 JUDGE = pytest.StashKey[Judge]()
-
-SOFT_VERDICTS = {
-    "invalid": ("invalid", "I", ("INVALID", {"yellow": True})),
-    "inconclusive": ("inconclusive", "?", ("INCONCLUSIVE", {"yellow": True})),
-}
+SUBTESTS = pytest.StashKey[list[BaseException]]()
+"""What ended subtests of the running test early: a subtest's error is caught, and its test goes on."""
 
 
 class ActiveRun:
@@ -195,7 +201,7 @@ class ActiveRun:
             nodeid=record.test, location=(file, None, name), keywords={}, outcome="failed" if ended else "passed",
             longrepr=str(ended) if ended else None, when="call", user_properties=properties(record),
         )  # fmt: skip
-        _show_verdict(report, ended)
+        show_verdict(report, ended)
         if record.conformance is not None:
             self._judged_reports[record.test] = report
         self.config.hook.pytest_physics_claim_judged(config=self.config, claim=record)
@@ -217,7 +223,7 @@ class ActiveRun:
                 nodeid=node_id, location=earlier.location, keywords=earlier.keywords, outcome="failed", longrepr=str(error), when="call",
                 user_properties=[*earlier.user_properties, *properties(worst)],
             )  # fmt: skip
-            _show_verdict(report, error)
+            show_verdict(report, error)
             self.config.hook.pytest_runtest_logreport(report=report)
 
     def _withdraw(self, report: pytest.TestReport) -> None:
@@ -307,6 +313,8 @@ class ActiveRun:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Read all markers before anything is deselected, so that ids do not depend on ``-k``."""
         read_markers(items)
+        if self.config.pluginmanager.hasplugin("rerunfailures"):
+            refuse_flaky_claims(items)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -326,13 +334,23 @@ class ActiveRun:
         """Judge bare comparisons and energy budgets; a claim that judged nothing is INVALID."""
         judge = self.judge_of(item)
         token = truth_value_judge.set(partial(_judged_true, judge))
+        subtests = item.stash[SUBTESTS] = []
         try:
-            with self._verdict_errors(item), self._energy_budget(item, judge), self._vram_budget(item, judge):
+            with (
+                self._verdict_errors(item),
+                self._energy_budget(item, judge),
+                self._vram_budget(item, judge),
+                told_by_unittest(item) as told,
+            ):
                 result = yield
+                ended = [*told, *(error for error in subtests if not isinstance(error, pytest.skip.Exception))]
+                if is_claim(item) and ended:
+                    raise ended[0]
+            if is_claim(item) and not judge.records:
+                _unjudged(judge, subtests)
         finally:
             truth_value_judge.reset(token)
-        if is_claim(item) and not judge.records:
-            judge.invalid("the test judged no comparison; call judge(estimate <= limit)")
+            del item.stash[SUBTESTS]
         judge.settle()
         return result
 
@@ -345,9 +363,9 @@ class ActiveRun:
         except ChannelUnavailableError as error:
             judge.not_tested(str(error))
             pytest.skip(f"NOT_TESTED: {error}")
-        except pytest.skip.Exception as skipped:
+        except (pytest.skip.Exception, SkipTest) as skipped:
             if is_claim(item):
-                judge.not_tested(str(skipped.msg))
+                judge.not_tested(str(skipped))
             raise
         except (RefutedClaim, InvalidMeasurement, InconclusiveMeasurement) as error:
             if not judge.records:
@@ -367,7 +385,7 @@ class ActiveRun:
         instrument = self.session.rig[budget.instrument]
         self.session.counted.clear()
         earlier = len(instrument.windows)
-        with instrument.window(item.name) as window:
+        with instrument.window(item.name[:LONGEST_NAME]) as window:
             try:
                 yield
             finally:
@@ -396,16 +414,18 @@ class ActiveRun:
         judge = item.stash.get(JUDGE, None)
         fresh = judge.news() if judge is not None else []
         error = call.excinfo.value if call.excinfo is not None else None
+        if error is not None and SUBTESTS in item.stash:  # the test still runs: this is the report of a part of it
+            item.stash[SUBTESTS].append(error)
         for record in fresh:
             item.user_properties.extend(properties(record))
             item.ihook.pytest_physics_claim_judged(config=self.config, claim=record)
         report.user_properties = list(item.user_properties)
         report.sections.extend(("physics", text) for text in map(explain, fresh) if text != str(error))
-        _show_verdict(report, _standing_error(report, fresh) or error)
-        if any(record.conformance is not None for record in fresh) and _ended_by_verdict(report, error):
+        show_verdict(report, standing_error(report, fresh) or error)
+        if any(record.conformance is not None for record in fresh) and ended_by_verdict(report, error):
             self._judged_reports[item.nodeid] = report
         verdict = isinstance(error, (RefutedClaim, InvalidMeasurement, InconclusiveMeasurement))
-        if call.excinfo is not None and verdict and report.failed and not _in_sight_of_the_user(call.excinfo, item):
+        if call.excinfo is not None and verdict and report.failed and not in_sight_of_the_user(call.excinfo, item):
             report.longrepr = f"{type(error).__name__}: {error}"  # judged after the test: its traceback would show this package only
         if isinstance(getattr(error, "__context__", None), ChannelUnavailableError) and report.skipped:
             file, line = item.reportinfo()[:2]
@@ -439,6 +459,9 @@ class ActiveRun:
         terminalreporter.section("physics")
         for line in self.plan.banner:
             write(line, yellow=True)
+        for name, instrument in self._session.instruments.items():  # the cause, before what came of it
+            if error := instrument.sampler.status.error:
+                write(f"the sampler of '{name}' failed: {error.rstrip('.')}. What came after it was not seen.", red=True)
         for report in self._soft_failures:  # pytest's own sections show only its own category
             write(report.nodeid, yellow=True)
             for line in report.physics_explanation.splitlines():
@@ -475,9 +498,12 @@ def _require_counted(window: Window, unit: str, judge: Judge) -> None:
     judge.settle()
 
 
-def _in_sight_of_the_user(error: pytest.ExceptionInfo[BaseException], item: pytest.Item) -> bool:
-    """Whether the traceback passes through the test's own file."""
-    return any(Path(str(entry.path)) == item.path for entry in error.traceback)
+def _unjudged(judge: Judge, skipped: Sequence[BaseException]) -> None:
+    """A claim that judged nothing is INVALID; NOT_TESTED where its subtests were skipped."""
+    if skipped:
+        judge.not_tested(str(skipped[0]))
+        raise skipped[0]
+    judge.invalid("the test judged no comparison; call judge(estimate <= limit)")
 
 
 def refuse_second_judgement(earlier: Judge) -> None:
@@ -487,56 +513,9 @@ def refuse_second_judgement(earlier: Judge) -> None:
         earlier.settle()
 
 
-def _standing_error(report: pytest.TestReport, fresh: Sequence[ClaimRecord]) -> Exception | None:
-    """A verdict stands, whether its test was skipped or expected to fail: such a report becomes a failed one."""
-    worst = worst_of(fresh)
-    error = verdict_error(worst) if worst else None
-    if error is None or report.failed:
-        return None
-    report.outcome = "failed"
-    report.longrepr = str(error)
-    vars(report).pop("wasxfail", None)
-    return error
-
-
-def _ended_by_verdict(report: pytest.TestReport, error: BaseException | None) -> bool:
-    """Whether a test passed, or failed for its verdict and for nothing else."""
-    return (
-        report.passed
-        or isinstance(error, (RefutedClaim, InvalidMeasurement, InconclusiveMeasurement))
-        or hasattr(report, "physics_verdict")
-    )
-
-
-def _show_verdict(report: pytest.TestReport, error: BaseException | None) -> None:
-    word = {InvalidMeasurement: "invalid", InconclusiveMeasurement: "inconclusive"}.get(type(error))  # type: ignore[arg-type]
-    if word is not None:
-        report.physics_verdict = word  # type: ignore[attr-defined]
-        report.physics_explanation = str(error)  # type: ignore[attr-defined]
-
-
 def _judged_true(judge: Judge, comparison: Comparison) -> bool:
     __tracebackhide__ = True
     return judge(comparison).verdict is Verdict.VALIDATED
-
-
-def properties(record: ClaimRecord) -> list[tuple[str, str | float | int | bool]]:
-    """JUnit properties of a judged claim: plain Python values only."""
-    out: list[tuple[str, str | float | int | bool]] = [
-        ("physics_claim", record.id),
-        ("physics_verdict", record.verdict.value),
-        ("physics_attempt", record.attempt),
-        ("physics_statement", record.statement),
-        ("physics_reason", record.reason),
-    ]
-    if record.estimate is not None:
-        expanded = record.estimate.expanded if record.estimate.value is not None else None
-        numbers = {"estimate": record.estimate.value, "expanded_uncertainty": expanded, "limit": record.limit}
-        out.extend((f"physics_{name}", value) for name, value in numbers.items() if value is not None)
-        out.append(("physics_unit", record.estimate.unit))
-        out.append(("physics_quality", record.estimate.quality))
-        out.append(("physics_provenance", record.estimate.provenance))
-    return out
 
 
 class Terminated(KeyboardInterrupt):
@@ -592,6 +571,21 @@ def refuse_blind_reruns(config: pytest.Config) -> None:
             f"--physics with --reruns re-runs only what could not be measured: add --only-rerun {InvalidMeasurement.__name__}. "
             "Every attempt is recorded."
         )
+
+
+def refuse_flaky_claims(items: Sequence[pytest.Item]) -> None:
+    """As :func:`refuse_blind_reruns`, for the marker of a claim; only what asks for a verdict itself is known to be one before it runs."""
+    for item in items:
+        marker = item.get_closest_marker("flaky") if is_claim(item) else None
+        if marker is None or 0 in (*marker.args[:1], marker.kwargs.get("reruns")):
+            continue
+        only = marker.kwargs.get("only_rerun", _setting(item.config, "only_rerun") or [])
+        names = [only] if isinstance(only, (str, type)) else list(only)
+        if names not in ([InvalidMeasurement], [InvalidMeasurement.__name__]):
+            raise pytest.UsageError(
+                f"{item.nodeid}: the marker 'flaky' would measure a claim again until it holds; add only_rerun="
+                f"'{InvalidMeasurement.__name__}' to it, which runs again only what could not be measured, or take it away"
+            )
 
 
 def _setting(config: pytest.Config, name: str) -> Any:  # noqa: ANN401 -- another plugin's option

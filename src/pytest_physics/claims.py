@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from pytest_physics.errors import InconclusiveMeasurement, InvalidMeasurement, RefutedClaim
+from pytest_physics.errors import InconclusiveMeasurement, InvalidMeasurement, RefutedClaim, excerpt
 from pytest_physics.metrology.decision import Verdict, all_gates, decide
 from pytest_physics.metrology.uncertainty import UNRECORDED, Comparison, Estimate, Gate, Recipe
 from pytest_physics.record.schema import ClaimRecord, EstimateRecord, GateRecord, decision_fields, finite_or_none
@@ -99,8 +99,8 @@ class Judge:
         __tracebackhide__ = True  # a failure is shown at the user's line
         if not isinstance(comparison, Comparison):
             raise TypeError(
-                f"judge() takes a comparison of an estimate, such as 'window.duration <= 1.0' (got {comparison!r} of type "
-                f"{type(comparison).__name__}). A bare number has no uncertainty: wrap it in Estimate.exact(...) or Estimate.given(...)."
+                f"judge() takes a comparison of an estimate, such as 'window.duration <= 1.0' (got {excerpt(comparison)} of type "
+                f"{type(comparison).__name__}). {_instead_of(comparison)}"
             )
         comparison = self._recomputed(comparison)
         required = self.requirements()
@@ -183,6 +183,17 @@ class Judge:
         self.records.append(record)
         self.book.record_claim(record)
         return record
+
+
+def _instead_of(found: object) -> str:
+    """What to do instead of judging what is no comparison."""
+    if isinstance(found, bool):
+        return "An estimate is never exactly equal to a limit: '==' and '!=' give True or False. Compare with <= or >=."
+    if isinstance(found, Estimate):
+        return "Compare it with a limit, by <= or >=."
+    if isinstance(found, tuple):
+        return "Judge each comparison by itself, and put a text into the claim's statement: @pytest.mark.claim('…')."
+    return "A bare number has no uncertainty: wrap it in Estimate.exact(...) or Estimate.given(...)."
 
 
 def prerequisite_gate(claim_id: str, verdict: Verdict | None) -> Gate:

@@ -14,22 +14,28 @@ import datetime as dt
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pytest_physics.errors import ConfigurationError, nearest
+from pytest_physics.errors import ConfigurationError, excerpt, nearest, nearest_name
 
 Profile = Literal["quick", "standard", "publish"]
 PROFILES: tuple[str, ...] = get_args(Profile)
 
 
 class Section(BaseModel):
-    """Base of all sections: immutable, and unknown keys are errors."""
+    """Base of all sections: immutable, unknown keys are errors, and a text is no number."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _lists(cls, value: object) -> object:
+        """TOML and JSON have lists where the settings have tuples."""
+        return tuple(value) if isinstance(value, list) else value
 
 
 class SamplingSettings(Section):
@@ -149,7 +155,7 @@ class ElectricityPrice(Section):
     """Three letters (ISO 4217): ``EUR``."""
     source: str = Field(min_length=1)
     """Who states it: a tariff, a contract, a statistic."""
-    date: dt.date
+    date: dt.date = Field(strict=False)
     """When it was valid."""
 
 
@@ -159,7 +165,7 @@ class CarbonIntensity(Section):
     g_per_kwh: float = Field(ge=0)
     """Carbon dioxide equivalent in grams."""
     source: str = Field(min_length=1)
-    date: dt.date
+    date: dt.date = Field(strict=False)
 
 
 class PriceSettings(Section):
@@ -432,7 +438,7 @@ def load_settings(
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
-        raise ConfigurationError("; ".join(_explain(problem, where) for problem in error.errors())) from None
+        raise ConfigurationError("; ".join(_explain(problem, where) for problem in _telling(error.errors()))) from None
 
 
 def _given(values: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -471,15 +477,38 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+TOML_TYPES = {
+    "model_type": "must be a table", "tuple_type": "must be a list", "string_type": "must be a text",
+    "float_type": "must be a number, without quotes", "int_type": "must be a whole number, without quotes or point",
+}  # fmt: skip
+"""What pydantic says of a wrong type, in the words of a TOML file."""
+
+
+def _telling(problems: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """``problems`` with unknown keys first, and without the missing keys that those were probably meant to be."""
+    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
+    meant = {nearest_name(_key(problem), _known_keys()) for problem in unknown}
+    others = [problem for problem in problems if problem["type"] != "extra_forbidden"]
+    return [*unknown, *(problem for problem in others if problem["type"] != "missing" or _key(problem) not in meant)]
+
+
 def _explain(problem: Mapping[str, Any], where: str) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
+    key = _key(problem)
     if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown key '{key}'{nearest(key, list(_known_keys()))}; remove or correct it"
-    return f"{where}: '{key}': {problem['msg']} (got {problem['input']!r})"
+        return f"{where}: unknown key '{key}'{nearest(key, _known_keys())}; remove or correct it"
+    if problem["type"] == "missing":
+        return f"{where}: '{key}' is missing; state it"
+    return f"{where}: '{key}': {TOML_TYPES.get(problem['type'], problem['msg'])} (got {excerpt(problem['input'])})"
 
 
-def _known_keys() -> Iterator[str]:
-    for name, info in Settings.model_fields.items():
-        yield name
-        if isinstance(info.default, Section):
-            yield from (f"{name}.{inner}" for inner in type(info.default).model_fields)
+def _key(problem: Mapping[str, Any]) -> str:
+    return ".".join(str(part) for part in problem["loc"])
+
+
+def _known_keys(section: type[Section] | None = None, prefix: str = "") -> Iterator[str]:
+    """Every key that a configuration file may hold, at any depth."""
+    for name, info in (section or Settings).model_fields.items():
+        yield f"{prefix}{name}"
+        for inner in (info.annotation, *get_args(info.annotation)):
+            if isinstance(inner, type) and issubclass(inner, Section):
+                yield from _known_keys(inner, f"{prefix}{name}.")

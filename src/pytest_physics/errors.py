@@ -38,10 +38,6 @@ class ArmNotTestedError(ChannelUnavailableError):
     """An arm of a sweep cannot run on this rig, such as a batch that does not fit; a claim that needs it is NOT_TESTED."""
 
 
-class ClockMismatchError(PhysicsError):
-    """Two series with different clocks were to be joined."""
-
-
 class SamplerError(PhysicsError):
     """The sampler could not start, or does not answer."""
 
@@ -64,6 +60,16 @@ class InvalidMeasurement(Exception):  # noqa: N818 -- it is a verdict; not an As
 
 class InconclusiveMeasurement(Exception):  # noqa: N818 -- it is a verdict
     """The gates are green and the interval straddles the limit."""
+
+
+def excerpt(value: object, limit: int = 80) -> str:
+    """``repr`` of somebody else's object in at most ``limit`` characters.
+
+    >>> excerpt("x" * 100, limit=8)
+    "'xxxxxx…"
+    """
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from pytest_physics.clock import NS_PER_S, Clock
 from pytest_physics.devices.base import Device
-from pytest_physics.errors import ChannelUnavailableError, nearest_name
+from pytest_physics.errors import ChannelUnavailableError, excerpt, nearest_name
 from pytest_physics.metrology.response import SensorModel
 from pytest_physics.metrology.uncertainty import Estimate, Recipe
 from pytest_physics.record.schema import PAUSE, BaselineRecord, PhaseRecord, SensorRecord, WindowRecord
-from pytest_physics.record.window_energy import energy_reach_ns
+from pytest_physics.record.window_energy import RULES, energy_reach_ns
 from pytest_physics.sampling.base import Sampler
 from pytest_physics.sampling.trace import Trace
 from pytest_physics.workloads.synchronise import synchronise
@@ -34,6 +34,8 @@ Label = str | int | float
 
 LARGEST_COUNT = 1e300
 """Counts are recorded as floating-point numbers."""
+LONGEST_NAME = 200
+"""Characters of a window's name."""
 WAIT_PERIODS = 3
 """Samples awaited beyond the last one an estimate needs, so that its bracketing sample is there."""
 
@@ -77,11 +79,14 @@ class Energy:
 
     __lt__ = __le__ = __gt__ = __ge__ = _ambiguous
 
+    def __bool__(self) -> bool:
+        raise TypeError(f"an energy ({self}) has no truth value: compare '.gross' or '.net' with a limit.")
+
     def __truediv__(self, divisor: Estimate | float) -> Energy:
         return Energy(gross=self.gross / divisor, net=self.net / divisor)
 
     def __str__(self) -> str:
-        return f"{self.gross} gross, {self.net} net ({self.gross.quality.name})"
+        return f"{self.gross} gross ({self.gross.quality.name}), {self.net} net ({self.net.quality.name})"
 
 
 class Window:
@@ -305,7 +310,8 @@ class Instrument:
         work
             Counted work: ``tokens=512``.
         """
-        _require_text(name, *map(str, labels or ()))
+        _require_name(name)
+        _require_text(name, *(str(text) for label in (labels or {}).items() for text in label))
         return Window(self, name, _counts(name, work), _plain(labels or {}), synchronise=synchronise and not self.simulated)
 
     def begin_window(self, name: str, *, labels: Mapping[str, Label] | None = None, synchronise: bool = True, **work: float) -> Window:
@@ -318,6 +324,7 @@ class Instrument:
         ValueError
             Where a window of that name is open already.
         """
+        _require_name(name)
         if name in self.begun:
             since_s = (self.clock.now_ns() - self.begun[name].t0_ns) / NS_PER_S
             raise ValueError(
@@ -336,6 +343,7 @@ class Instrument:
         ValueError
             Where no window of that name is open, or work is counted at both ends; a window that is open stays open.
         """
+        _require_name(name)
         if name not in self.begun:
             shown = ", ".join(f"'{known}'" for known in self.begun) or "none"
             near = nearest_name(name, self.begun, cutoff=0.4)
@@ -435,7 +443,7 @@ class Instrument:
         self.require_metered()
         window_id = window.closed_id
         chosen = self.nearest_baselines(window) if baselines is None else baselines
-        parameters: dict[str, Any] = {"window": window_id, "baselines": [b.id for b in chosen], "sensor": self.sensor_id}
+        parameters: dict[str, Any] = {"window": window_id, "baselines": [b.id for b in chosen], "sensor": self.sensor_id, "rules": RULES}
         if estimator:
             parameters["estimator"] = estimator
         return Energy(
@@ -473,6 +481,7 @@ def outermost_work(windows: Iterable[Window]) -> dict[str, float]:
 
 def _counts(name: str, work: Mapping[str, float]) -> dict[str, Any]:
     """Counted work of window ``name`` as plain numbers; raises ``ValueError`` for what is no count."""
+    _require_text(*work)
     for counted, amount in work.items():
         if not is_count(amount):
             raise ValueError(f"window '{name}': '{counted}' must be a finite count >= 0 (got {amount!r}).")
@@ -494,6 +503,18 @@ _encode: Callable[[object], str] = json.JSONEncoder(separators=(",", ":")).encod
 def is_count(amount: object) -> bool:
     """Whether ``amount`` is a number that can be recorded as a count."""
     return isinstance(amount, numbers.Real) and 0 <= float(amount) < LARGEST_COUNT
+
+
+def _require_name(name: object) -> None:
+    """A window's name stands in tables and headlines."""
+    if not isinstance(name, str):
+        raise TypeError(f"a window's name must be a text, such as 'decode' (got {excerpt(name)} of type {type(name).__name__}).")
+    if not name.strip():
+        raise ValueError(f"a window's name must not be empty (got {excerpt(name)}); say what happens inside, such as 'decode'.")
+    if len(name) > LONGEST_NAME:
+        raise ValueError(
+            f"a window's name has at most {LONGEST_NAME} characters (got {len(name)}: {excerpt(name)}); put details into labels={{…}}."
+        )
 
 
 def _require_text(*texts: str) -> None:

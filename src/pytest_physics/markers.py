@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import hashlib
 import math
+import numbers
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
 from pytest_physics.claims import ClaimStatement, slug
 from pytest_physics.devices.base import CHANNELS
-from pytest_physics.errors import nearest
+from pytest_physics.errors import excerpt, nearest
 
 INSTRUMENTS = ("gpu", "cpu")
 """Names that an instrument can have."""
@@ -69,13 +70,16 @@ class VramBudget:
 
 def claim(statement: str | None = None, *, id: str | None = None, requires: str | Sequence[str] = ()) -> ClaimArguments:  # noqa: A002 -- reads best in the marker
     """Signature of the claim marker."""
+    if not isinstance(requires, Iterable):
+        raise TypeError(f"'requires' must be the id of a claim, or several (got {excerpt(requires)})")
     names = (requires,) if isinstance(requires, str) else tuple(requires)
     texts: list[tuple[str, object]] = [("statement", statement), ("id", id), *(("requires", name) for name in names)]
     for what, text in texts:
         if text is None and what != "requires":
             continue
         if not isinstance(text, str) or not text.strip():
-            raise TypeError(f"'{what}' must be a text (got {text!r})")
+            raise TypeError(f"'{what}' must be a text (got {excerpt(text)})")
+        _require_utf8(what, text)
     if id is not None and "#" in id:
         raise ValueError(f"'id' must not contain '#', which numbers the comparisons of one claim (got {id!r})")
     return ClaimArguments(statement=statement, id=id, requires=names)
@@ -96,24 +100,35 @@ def energy_budget(joules: float, *, instrument: str = "gpu", net: bool = False, 
     """Signature of the energy_budget marker."""
     if per is not None and not str(per).isidentifier():
         raise ValueError(f"'per' must name counted work, such as 'token' (got {per!r})")
-    if not (math.isfinite(joules) and joules > 0):
-        raise ValueError(f"'joules' must be > 0 and finite (got {joules})")
-    if instrument not in INSTRUMENTS:
-        raise ValueError(
-            f"there is no instrument {instrument!r}{nearest(str(instrument), INSTRUMENTS)}; choose one of {', '.join(INSTRUMENTS)}"
-        )
-    return EnergyBudget(joules=float(joules), instrument=instrument, net=bool(net), per=per)
+    if not isinstance(net, bool):
+        raise TypeError(f"'net' must be True or False (got {excerpt(net)})")
+    _require_budget("joules", joules, instrument)
+    return EnergyBudget(joules=float(joules), instrument=instrument, net=net, per=per)
 
 
 def vram_budget(gib: float, *, instrument: str = "gpu") -> VramBudget:
     """Signature of the vram_budget marker."""
-    if not (math.isfinite(gib) and gib > 0):
-        raise ValueError(f"'gib' must be > 0 and finite (got {gib})")
+    _require_budget("gib", gib, instrument)
+    return VramBudget(gib=float(gib), instrument=instrument)
+
+
+def _require_budget(what: str, amount: object, instrument: object) -> None:
+    if isinstance(amount, bool) or not isinstance(amount, numbers.Real):
+        raise TypeError(f"'{what}' must be a number (got {excerpt(amount)})")
+    if not (math.isfinite(amount) and float(amount) > 0):
+        raise ValueError(f"'{what}' must be > 0 and finite (got {amount})")
     if instrument not in INSTRUMENTS:
         raise ValueError(
             f"there is no instrument {instrument!r}{nearest(str(instrument), INSTRUMENTS)}; choose one of {', '.join(INSTRUMENTS)}"
         )
-    return VramBudget(gib=float(gib), instrument=instrument)
+
+
+def _require_utf8(what: str, text: str) -> None:
+    """Records are files in UTF-8, and a lone surrogate cannot be written there."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"'{what}' is not valid text; use characters that UTF-8 can write (got {excerpt(text)})") from None
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -121,7 +136,7 @@ def vram_budget(gib: float, *, instrument: str = "gpu") -> VramBudget:
 
 def claim_arguments(item: pytest.Item) -> ClaimArguments:
     """Arguments of the claim marker of the case, or else of the nearest one; empty without one."""
-    marker = _marker_of_case(item) or item.get_closest_marker("claim")
+    marker = _nearest_marker(item, "claim")
     return _read(marker, item, claim, "claim('statement', id='…', requires=['…'])") if marker else ClaimArguments()
 
 
@@ -132,14 +147,14 @@ def needed_channels(item: pytest.Item) -> list[str]:
 
 
 def energy_budget_of(item: pytest.Item) -> EnergyBudget | None:
-    """Budget of the nearest ``energy_budget`` marker."""
-    marker = item.get_closest_marker("energy_budget")
+    """Budget of the case's ``energy_budget`` marker, or else of the nearest one."""
+    marker = _nearest_marker(item, "energy_budget")
     return _read(marker, item, energy_budget, "energy_budget(joules=5.0)") if marker else None
 
 
 def vram_budget_of(item: pytest.Item) -> VramBudget | None:
-    """Budget of the nearest ``vram_budget`` marker."""
-    marker = item.get_closest_marker("vram_budget")
+    """Budget of the case's ``vram_budget`` marker, or else of the nearest one."""
+    marker = _nearest_marker(item, "vram_budget")
     return _read(marker, item, vram_budget, "vram_budget(gib=2.0)") if marker else None
 
 
@@ -177,18 +192,42 @@ def _given_id(item: pytest.Item) -> str | None:
     """The id in a claim marker; one that stands for all cases of a parametrised test is completed by the case."""
     name = claim_arguments(item).id
     case = getattr(item, "callspec", None)
-    return name if name is None or case is None or _marker_of_case(item) else f"{name}-{slug(case.id)}"
+    return name if name is None or case is None or _markers_of_case(item, "claim") else f"{name}-{slug(case.id)}"
 
 
-def _marker_of_case(item: pytest.Item) -> pytest.Mark | None:
-    """The claim marker in ``pytest.param(…, marks=…)``, which pytest lists after the function's."""
+def _nearest_marker(item: pytest.Item, name: str) -> pytest.Mark | pytest.MarkDecorator | None:
+    """The marker of the case, or else of the nearest node; two of a kind in one place are a ``UsageError``: one would be passed over."""
+    node = next((node for node, _ in item.iter_markers_with_node(name)), None)
+    found = _markers_of_case(item, name) or (_markers_at(node, name) if node is not None else [])
+    if len(found) > 1:
+        place = "" if node is item else f" (at {node.nodeid})" if node is not None else ""
+        raise pytest.UsageError(
+            f"{item.nodeid}: {len(found)} markers '{name}' in one place{place}, of which a test can have one; keep one, and make a test of "
+            "its own for each of the others"
+        )
+    return found[0] if found else None
+
+
+def _markers_of_case(item: pytest.Item, name: str) -> list[pytest.Mark | pytest.MarkDecorator]:
+    """Markers in ``pytest.param(…, marks=…)``, which pytest lists after the function's."""
     case = getattr(item, "callspec", None)
-    return next((mark for mark in case.marks if mark.name == "claim"), None) if case else None
+    return [mark for mark in case.marks if mark.name == name] if case else []
+
+
+def _markers_at(node: Any, name: str) -> list[pytest.Mark | pytest.MarkDecorator]:  # noqa: ANN401 -- pytest's class is private
+    """Markers of one node; of a class its own, before those of its bases, which pytest lists first."""
+    for holder in node.obj.__mro__ if isinstance(node, pytest.Class) else ():
+        own = vars(holder).get("pytestmark", ())
+        found = [mark for mark in (own if isinstance(own, Sequence) else [own]) if mark.name == name]
+        if found:
+            return found
+    return [mark for mark in node.own_markers if mark.name == name]
 
 
 def _statement(item: pytest.Item, claim_id: str) -> ClaimStatement:
     arguments = claim_arguments(item)
     documentation = (getattr(getattr(item, "obj", None), "__doc__", None) or "").strip().partition("\n")[0]
+    documentation = documentation.encode(errors="replace").decode()  # as _require_utf8, for a text that was not written for a record
     file, line, _ = item.location
     return ClaimStatement(
         id=claim_id,
@@ -206,7 +245,7 @@ def _default_statement(item: pytest.Item) -> str:
     return f"{name} {budget.sentence}" if budget else name
 
 
-def _read(marker: pytest.Mark, item: pytest.Item, signature: Callable[..., _Parsed], example: str) -> _Parsed:
+def _read(marker: pytest.Mark | pytest.MarkDecorator, item: pytest.Item, signature: Callable[..., _Parsed], example: str) -> _Parsed:
     try:
         return signature(*marker.args, **marker.kwargs)
     except (TypeError, ValueError) as error:

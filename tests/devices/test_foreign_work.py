@@ -15,7 +15,7 @@ from pytest_physics.clock import VirtualClock
 from pytest_physics.devices.base import READ_OK
 from pytest_physics.devices.nvml.foreign_work import CHANNELS, PERIOD_S, ForeignWork
 from pytest_physics.devices.nvml.library import NO_DATA, NO_PERMISSION, NOT_FOUND
-from pytest_physics.metrology.foreign import unpacked_name
+from pytest_physics.metrology.foreign_channels import unpacked_name
 
 INVISIBLE_PID = 2**22 + 7  # above the largest process id of Linux
 

@@ -102,7 +102,7 @@ typedef struct { double period, window, lag, delay, phase, noise, lsb, gain, off
 typedef struct { char target[64]; int code; long every, first; double from, to; long seen; } Fault;
 typedef struct { char target[64]; long us; } Slow;
 typedef struct { uint pid; double mib, from, to; } Process;
-typedef struct { uint pid, sm; double t; } Work;
+typedef struct { uint pid, sm; double t; unsigned long long stamp; } Work;
 typedef struct { int64_t t_ns; double watt; } LivePoint;
 typedef struct { uint64_t count; LivePoint point[]; } Live;
 
@@ -747,10 +747,11 @@ API int nvmlDeviceGetProcessUtilization(Device *d, ProcessUtilizationSample *to,
     double t = now_s();
     int64_t wall = realtime_us();
     for (int i = 0; i < d->n_work; i++) {
-        const Work *w = &d->work[i];
-        unsigned long long stamp = (unsigned long long)(wall - llrint(1e6 * (t - w->t)));
-        if (w->t > t || stamp <= last) continue;
-        if (n < room) to[n] = (ProcessUtilizationSample){w->pid, stamp, w->sm, 0, 0, 0};
+        Work *w = &d->work[i];
+        if (w->t > t) continue;
+        if (!w->stamp) w->stamp = (unsigned long long)(wall - llrint(1e6 * (t - w->t))); /* a driver stamps a sample once */
+        if (w->stamp <= last) continue;
+        if (n < room) to[n] = (ProcessUtilizationSample){w->pid, w->stamp, w->sm, 0, 0, 0};
         n++;
     }
     *count = n;

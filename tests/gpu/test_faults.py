@@ -13,7 +13,7 @@ SPOILT = {
     "stale": {"stale sensor"},
     "thermal_bit": {"thermal throttling"},
     "thermal_counter": {"thermal throttling"},
-    "foreign_process": {"idle foreign processes", "idle duration"},
+    "foreign_process": {"idle foreign processes", "idle duration", "foreign work"},
     "lost": {"data quality", "sampler", "thermal throttling", "power brake"},
     "baseline_after_the_loss": {"data quality", "idle baseline", "idle updates"},
 }

@@ -49,12 +49,12 @@ def test_exact_numbers_at_the_limit(operator, expected):
     assert verdict(5.0, operator, 5.0, u=0.0) is expected
 
 
-@pytest.mark.parametrize(("value", "word"), [(math.nan, "not a number"), (math.inf, "infinite"), (-math.inf, "infinite")])
-def test_an_undefined_estimate_is_not_blamed_on_its_data(value, word):
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_an_undefined_estimate_is_not_blamed_on_its_data(value):
     """0/0 is no question of tiers: a longer window would not help. Where there are no data, that is what is said."""
     decided = decide(Comparison.of(estimate(value), "<=", 1.0))
     assert decided.verdict is Verdict.INVALID
-    assert decided.reason == f"data quality (estimate): the estimate is {word}"
+    assert decided.reason == "data quality (estimate): the estimate is not a finite number"
     (gate,) = all_gates(Comparison.of(estimate(value), "<=", 1.0))
     assert "divides by zero" in gate.remedy
     assert "NO_DATA" in decide(Comparison.of(estimate(value, quality=Quality.NO_DATA), "<=", 1.0)).reason

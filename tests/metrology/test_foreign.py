@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_physics.metrology.foreign import FOREIGN_WORK, foreign_work_gate, packed_name, unpacked_name
+from pytest_physics.metrology.foreign import foreign_work_gate
+from pytest_physics.metrology.foreign_channels import FOREIGN_WORK, packed_name, unpacked_name
 
 T_NS = np.arange(0, 3_000_000_000, 100_000_000)
 T0_NS, T1_NS = 1_000_000_000, 2_000_000_000

@@ -110,8 +110,11 @@ def test_an_id_that_is_anothers_default_is_not_shared(project):
         ("5", "'statement' must be a text (got 5)"),
         ("'x', id=''", "'id' must be a text (got '')"),
         ("'x', id='a#2'", "'id' must not contain '#'*"),
-        ("'x', requires=5", "*not iterable"),
+        ("'x', requires=5", "'requires' must be the id of a claim, or several (got 5)"),
         ("'x', requires=[None]", "'requires' must be a text (got None)"),
+        (r"'\ud800'", r"'statement' is not valid text; use characters that UTF-8 can write (got '\ud800')"),
+        (r"'x', id='\ud800'", "'id' is not valid text; *"),
+        (r"'x', requires=['\ud800']", "'requires' is not valid text; *"),
     ],
 )
 def test_wrong_arguments_are_usage_errors_that_name_the_test(project, arguments, problem):
@@ -121,6 +124,66 @@ def test_wrong_arguments_are_usage_errors_that_name_the_test(project, arguments,
     expected = problem.replace("[", "[[]")
     result.stderr.fnmatch_lines([f"ERROR: test_it.py::test_x: {expected}; write @pytest.mark.claim('statement', id=*"])
     assert project.runs == []
+
+
+def test_a_docstring_that_no_file_can_hold_is_shown_with_question_marks(project):
+    """It was not written for a record, so it refuses nothing."""
+    assert project.run_test("def test_x(judge):\n    '\\ud800 small'\n    judge(joules(1.0) <= HIGH)\n").ret == 0
+    assert project.claims[0]["statement"] == "? small"
+
+
+TWICE = {
+    "claim": ("claim('a')", "claim('b')"),
+    "energy_budget": ("energy_budget(5)", "energy_budget(6)"),
+    "vram_budget": ("vram_budget(5)", "vram_budget(6)"),
+}
+
+
+@pytest.mark.parametrize("kind", TWICE)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "@pytest.mark.{0}\n@pytest.mark.{1}\ndef test_x(judge):\n    pass\n",
+        "@pytest.mark.{0}\n@pytest.mark.{1}\nclass TestA:\n    def test_x(self, judge):\n        pass\n",
+        "pytestmark = [pytest.mark.{0}, pytest.mark.{1}]\ndef test_x(judge):\n    pass\n",
+        "@pytest.mark.parametrize('n', [pytest.param(1, marks=[pytest.mark.{0}, pytest.mark.{1}])])\ndef test_x(judge, n):\n    pass\n",
+    ],
+)
+def test_two_markers_of_a_kind_in_one_place_are_refused(project, kind, text):
+    """One of them would be passed over without a word."""
+    result = project.run_test(text.format(*TWICE[kind]))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: test_it.py::*test_x*: 2 markers '{kind}' in one place*; keep one, and make a test of its own*"])
+    assert project.runs == []
+
+
+def test_the_nearest_marker_of_a_kind_counts(project):
+    """A case over its function, a function over its class, a class over its base, a class over its module."""
+    result = project.run_test(
+        """
+pytestmark = [pytest.mark.claim("module"), pytest.mark.energy_budget(1000)]
+def test_module(rig):
+    rig.gpu.sleep(1.0)
+@pytest.mark.claim("base")
+@pytest.mark.energy_budget(2000)
+class TestBase:
+    def test_base(self, rig):
+        rig.gpu.sleep(1.0)
+@pytest.mark.claim("derived")
+@pytest.mark.energy_budget(3000)
+class TestDerived(TestBase):
+    @pytest.mark.claim("function")
+    @pytest.mark.energy_budget(4000)
+    @pytest.mark.parametrize("n", [1, pytest.param(2, marks=[pytest.mark.claim("case"), pytest.mark.energy_budget(5000)])])
+    def test_n(self, rig, n):
+        rig.gpu.sleep(1.0)
+"""
+    )
+    assert result.ret == 0
+    assert {(claim["test"].partition("::")[2], claim["statement"], claim["limit"]) for claim in project.claims} == {
+        ("test_module", "module", 1000.0), ("TestBase::test_base", "base", 2000.0), ("TestDerived::test_base", "derived", 3000.0),
+        ("TestDerived::test_n[1]", "function", 4000.0), ("TestDerived::test_n[2]", "case", 5000.0),
+    }  # fmt: skip
 
 
 def test_equal_files_in_two_folders_get_ids_with_a_digest(project):
@@ -168,6 +231,31 @@ def test_a_claim_whose_test_raises_is_invalid_and_fails_with_its_own_error(proje
     last = project.claims[-1]
     assert last["verdict"] == "INVALID"
     assert "the test raised" in last["reason"]
+
+
+@pytest.mark.parametrize(
+    ("judged", "hint"),
+    [
+        ("joules(1.0) == 1.0", "Compare with <= or >=."),
+        ("joules(1.0)", "Compare it with a limit, by <= or >=."),
+        ("(joules(1.0) <= HIGH, 'text')", "Judge each comparison by itself*"),
+    ],
+)
+def test_what_is_no_comparison_is_named_in_a_line_with_what_to_do(project, judged, hint):
+    """An object of somebody else's may be long: 80 characters of it are enough."""
+    project.run_test(f"def test_x(judge):\n    judge({judged})\n").stdout.fnmatch_lines([f"E*TypeError: judge() takes a comparison*{hint}"])
+    (claim,) = project.claims
+    assert claim["reason"].count("\n") == 0
+    assert len(claim["reason"]) < 400
+
+
+def test_an_estimate_or_energy_alone_proves_nothing(project):
+    """``assert estimate`` would always hold, so it is an error."""
+    text = "def test_x(rig):\n    with rig.gpu.window('w') as w:\n        rig.gpu.sleep(1.0)\n    assert w.{}\n"
+    for what, hint in (("duration", "compare it with a limit"), ("energy", "compare '.gross' or '.net' with a limit")):
+        result = project.run_test(text.format(what))
+        assert result.ret == 1
+        result.stdout.fnmatch_lines([f"E*TypeError: an *has no truth value: {hint}*"])
 
 
 def test_an_ordinary_test_that_fails_is_no_claim(project):

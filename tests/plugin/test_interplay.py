@@ -171,11 +171,34 @@ def test_a_claim_refuted_at_its_second_attempt_stays_refuted(project):
     assert _attempts(project) == [(1, "INVALID"), (2, "REFUTED")]
 
 
+@pytest.mark.parametrize("arguments", ["", "3", "reruns=2", "reruns=2, only_rerun='RefutedClaim'", "reruns=2, only_rerun=['x', 'y']"])
+def test_a_flaky_claim_is_refused_before_anything_is_measured(project, arguments):
+    """As ``--reruns``: in one line, with what to write instead."""
+    pytest.importorskip("pytest_rerunfailures")
+    result = project.run_test(f"@pytest.mark.flaky({arguments})\n{REFUTED}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: test_it.py::test_refuted: the marker 'flaky' *; add only_rerun='InvalidMeasurement' to it*"])
+    assert project.runs == []
+
+
+@pytest.mark.parametrize("only", ["'InvalidMeasurement'", "['InvalidMeasurement']", "InvalidMeasurement"])
+def test_a_flaky_claim_may_be_measured_again_where_it_was_invalid(project, only):
+    """The other side of the boundary; as is a marker that runs nothing again, and a flaky test that claims nothing."""
+    pytest.importorskip("pytest_rerunfailures")
+    result = project.run_test(
+        "from pytest_physics.errors import InvalidMeasurement\nattempts = []\n"
+        f"@pytest.mark.flaky(reruns=2, only_rerun={only})\ndef test_counted(judge):\n    attempts.append(1)\n    {GOOD_AT_THIRD}\n"
+        f"@pytest.mark.flaky(reruns=0)\n{OK}@pytest.mark.flaky(reruns=2)\ndef test_plain():\n    assert len(attempts) == 3\n"
+    )
+    assert result.ret == 0
+    assert set(project.verdicts.values()) == {"VALIDATED"}
+
+
 @pytest.mark.parametrize("mark", ["@pytest.mark.flaky(reruns=2)", "@pytest.mark.flaky(reruns=2, only_rerun='RefutedClaim')"])
 def test_a_flaky_marker_does_not_measure_a_refuted_claim_again(project, mark):
-    """The marker runs the test again; the verdict of the first attempt is repeated, not measured anew."""
+    """A test that turns out to claim something when it runs: the verdict of the first attempt is repeated, not measured anew."""
     pytest.importorskip("pytest_rerunfailures")
-    first_refuted = f"{mark}\ndef test_x(judge):\n    attempts.append(1)\n    judge(joules(1.0) <= (LOW if len(attempts) == 1 else HIGH))\n"
+    first_refuted = f"{mark}\ndef test_x():\n    attempts.append(1)\n    assert joules(1.0) <= (LOW if len(attempts) == 1 else HIGH)\n"
     result = project.run_test("attempts = []\n" + first_refuted)
     assert result.ret == 1
     assert _attempts(project) == [(1, "REFUTED")]

@@ -45,7 +45,7 @@ def test_unknown_values_are_refused_with_the_nearest(project, options, message):
         ("profile = 3", "unknown profile 3"),
         ("profile = []", "unknown profile []"),
         ("[profile]\na = 1", "unknown profile {'a': 1}"),
-        ("device = 3", "'device': Input should be a valid string (got 3)"),
+        ("device = 3", "'device': must be a text (got 3)"),
         ("device = 'twin:k41'", "There is no twin preset 'k41' (did you mean 'k40'?)"),
         ("seed = -1", "'seed': Input should be greater than or equal to 0 (got -1)"),
     ],
@@ -130,7 +130,7 @@ def test_a_run_directory_that_cannot_be_made_is_a_usage_error(project):
     """Nothing is measured that could not be recorded."""
     (project.path / "file").write_text("", encoding="utf-8")
     project.write(test_it=OK)
-    _refused(project.run("--physics-runs", "file/runs"), "choose a writable place with --physics-runs DIR.")
+    _refused(project.run("--physics-runs", "file/runs"), "in pytest with --physics-runs DIR.")
 
 
 def test_an_explicit_file_replaces_the_default_one(project):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import matplotlib as mpl
 import pytest
 
 from pytest_physics.errors import RecordError
@@ -139,6 +140,68 @@ def test_two_sessions_in_one_process_do_not_mix(project):
     assert project.run().ret == 0
     first, second = project.runs
     assert (first / "claims.jsonl").read_bytes().count(b"\n") == (second / "claims.jsonl").read_bytes().count(b"\n") == 1
+
+
+def test_the_death_of_a_sampler_is_said_before_what_came_of_it(project):
+    """The cause stands first and once, whatever the claims then say of missing samples."""
+    result = project.run_test(
+        """
+import os, signal, time
+def test_x(rig, judge):
+    os.kill(rig.cpu.sampler.pid, signal.SIGKILL)
+    time.sleep(0.2)
+    with rig.cpu.window("after") as window:
+        time.sleep(0.2)
+    judge(window.duration <= 60.0)
+""",
+        "--physics-device", "cpu",
+    )  # fmt: skip
+    assert result.ret == 10
+    out = result.stdout.str()
+    told = "the sampler of 'cpu' failed: the process ended without a word (killed by SIGKILL). What came after it was not seen."
+    assert out.count(told) == 1
+    assert out.index(told) < out.index("INVALID: x")
+
+
+def test_claims_on_undefined_numbers_are_invalid_and_verify(project, real_report):
+    """JSON has no NaN and no infinity: what was given so is computed again as what it was, no number."""
+    result = project.run_test(
+        """
+def test_divided(judge):
+    judge(joules(1.0) / (Estimate.exact(0.0, "s") + 0.0) <= HIGH)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_given(judge, value):
+    judge(joules(value) <= HIGH)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_exact(judge, value):
+    judge(Estimate.exact(value) <= HIGH)
+"""
+    )
+    assert result.ret == 10
+    assert {claim["reason"] for claim in project.claims} == {"data quality (estimate): the estimate is not a finite number"}
+
+    from pytest_physics.record.verify import verify_run
+
+    (run,) = project.runs
+    assert verify_run(run).findings == ()
+
+
+def test_a_run_needs_no_default_encoding(project):
+    """What is read and written, and what other programs say, has its encoding: a locale must not decide."""
+    project.write(test_it=OK)
+    subprocess.run(["git", "init", "-q"], cwd=project.path, check=True, timeout=30)
+    command = [
+        sys.executable, "-X", "warn_default_encoding", "-W", "error::EncodingWarning",
+        "-W", "ignore::EncodingWarning:matplotlib.font_manager",
+        "-m", "pytest", "-p", "no:hypothesispytest", "--physics", "--physics-device",
+    ]  # fmt: skip
+    for device in ("cpu", "twin:ideal"):
+        done = subprocess.run(
+            [*command, device], cwd=project.path, capture_output=True, encoding="utf-8", timeout=120, check=False,
+            env=os.environ | {"MPLCONFIGDIR": mpl.get_cachedir()},  # else it looks for all fonts of the machine
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "EncodingWarning" not in done.stdout + done.stderr
 
 
 INTERRUPTED = """

@@ -248,6 +248,15 @@ def test_measured_claims_are_not_flagged_as_simulated():
     assert lines == ["VALIDATED     A", "              1 J ≤ 2 J  [a]", "The only claim is validated."]
 
 
+def test_comparisons_of_one_claim_are_numbered():
+    """A statement that stands three times says which of three it is; one that stands once says nothing."""
+    claims = [synthetic.claim(name, "Bounded", Estimate.exact(1.0, "J") <= 2.0) for name in ("b", "b#2", "b#3")]
+    lines = claim_lines([*claims, synthetic.claim("c", "Single", Estimate.exact(1.0, "J") <= 2.0)])
+    assert [line.split(maxsplit=1)[1] for line in lines if line.startswith("VALIDATED")] == [
+        "Bounded (1 of 3)", "Bounded (2 of 3)", "Bounded (3 of 3)", "Single",
+    ]  # fmt: skip
+
+
 def test_names_cannot_drive_the_terminal():
     """Escape sequences in a statement are taken apart."""
     assert not any("\x1b" in line for line in claim_lines([not_tested("\x1b[31mred")]))

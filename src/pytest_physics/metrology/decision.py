@@ -56,7 +56,7 @@ def quality_gate(comparison: Comparison) -> Gate:
     if quality >= Quality.ESTIMATE and not math.isfinite(value):
         return Gate(
             name="data quality", scope="estimate", measured=None, limit=None, unit="", passed=False,
-            reason=f"the estimate is {'not a number' if math.isnan(value) else 'infinite'}",
+            reason="the estimate is not a finite number",  # JSON has no word for which
             remedy="it divides by zero, or something that it is made of has no value: look at each of its parts",
         )  # fmt: skip
     return Gate(

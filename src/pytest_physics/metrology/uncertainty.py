@@ -174,8 +174,8 @@ class Estimate:
 
         Two numbers are independent unless they are given the same ``source``, the identity of their error.
         """
-        if not (u >= 0 and dof > 0):
-            raise ValueError(f"'u' must be >= 0 and 'dof' > 0 (got u={u}, dof={dof}).")
+        if not (0 <= u < math.inf and dof > 0):
+            raise ValueError(f"'u' must be finite and >= 0, and 'dof' > 0 (got u={u}, dof={dof}).")
         parameters = {
             "value": float(value), "unit": unit, "u": float(u), "dof": dof if math.isfinite(dof) else None,
             "label": label, "provenance": provenance.value, "source": source or f"given|{label}|{next(_GIVEN)}",

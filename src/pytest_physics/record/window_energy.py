@@ -33,7 +33,8 @@ from pytest_physics.metrology.energy import (
     window_energy,
     window_estimates,
 )
-from pytest_physics.metrology.foreign import FOREIGN_WORK, foreign_work_gate, unseen_work
+from pytest_physics.metrology.foreign import foreign_work_gate, unseen_work
+from pytest_physics.metrology.foreign_channels import FOREIGN_WORK
 from pytest_physics.metrology.quality import Quality
 from pytest_physics.metrology.response import FULL_COVERAGE, SensorModel
 from pytest_physics.metrology.staleness import stale_gate

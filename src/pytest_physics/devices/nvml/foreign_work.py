@@ -23,7 +23,7 @@ import psutil
 from pytest_physics.clock import NS_PER_S, Clock
 from pytest_physics.devices.base import READ_OK
 from pytest_physics.devices.nvml.library import NO_DATA, NO_PERMISSION, NOT_FOUND
-from pytest_physics.metrology.foreign import FOREIGN_WORK, packed_name
+from pytest_physics.metrology.foreign_channels import FOREIGN_WORK, packed_name
 
 FUNCTION = "nvmlDeviceGetProcessUtilization"
 PERIOD_S = 0.2

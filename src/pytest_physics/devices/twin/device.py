@@ -35,7 +35,7 @@ from pytest_physics.devices.twin.sensor import (
 )
 from pytest_physics.devices.twin.truth import THROTTLE_COUNTERS, energy_at, locate, power_at
 from pytest_physics.errors import ConfigurationError, DeviceUnavailableError
-from pytest_physics.metrology.foreign import packed_name
+from pytest_physics.metrology.foreign_channels import packed_name
 from pytest_physics.metrology.quality import Provenance
 from pytest_physics.metrology.response import SensorModel
 

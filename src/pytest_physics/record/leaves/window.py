@@ -24,20 +24,26 @@ from pytest_physics.record.schema import BaselineRecord, WindowRecord
 from pytest_physics.record.window_energy import RULES, energy_estimate, true_energy
 
 
+def _value(parameters: Parameters) -> float:
+    """A number that was given; one that JSON cannot write came back as nothing."""
+    value = parameters["value"]
+    return math.nan if value is None else float(value)
+
+
 def _constant_truth(parameters: Parameters, _data: RunData) -> Estimate:
-    return Estimate.exact(parameters["value"], parameters["unit"])
+    return Estimate.exact(_value(parameters), parameters["unit"])
 
 
 @leaf("constant", truth=_constant_truth)
 def _constant(parameters: Parameters, _data: RunData) -> Estimate:
-    return Estimate.exact(parameters["value"], parameters["unit"])
+    return Estimate.exact(_value(parameters), parameters["unit"])
 
 
 @leaf("given")
 def _given(parameters: Parameters, _data: RunData) -> Estimate:
     dof = parameters.get("dof")
     return Estimate.given(
-        parameters["value"],
+        _value(parameters),
         parameters["unit"],
         u=parameters["u"],
         dof=math.inf if dof is None else dof,

@@ -213,7 +213,8 @@ def account(run: RecordedRun, search_id: str) -> Table | None:
     at = {name: int(value) for name, value in place(search.ends[0], axis=search.axis, other=search.other).items()}
     passed = {part: _leaf("bytes", run, search, part=part, **at) for part in (*PARTS, "all")}
     held = {part: _held(run, search, part) for part in HELD}
-    left = search.capacity_bytes - passed["all"].value - (held["allocator slack"].value if held["allocator slack"] else 0.0)
+    slack = held["allocator slack"]
+    left = search.capacity_bytes - passed["all"].value - (0.0 if slack is None else slack.value)
     rows = [
         *(_row(search, NAMES[part], passed[part]) for part in PARTS),
         _row(search, "all of the pass", passed["all"]),
