@@ -215,18 +215,29 @@ def joint(
 def import_rle(
     files: Annotated[list[Path], typer.Argument(help="session CSVs of monitor v1 or v2, and training logs (JSON)", metavar="FILE…")],
     runs: RunsOption = None,
-    utc_offset: Annotated[float | None, typer.Option(help="hours from UTC of times without a zone, such as -5")] = None,
+    utc_offset: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="hours from UTC of times without a zone, such as -5, where the writer is not known to write UTC; FILE=HOURS for one file",
+            metavar="[FILE=]HOURS",
+        ),
+    ] = None,
 ) -> None:
     """Import RLE sessions and training logs: a run directory each, to replay with --physics-device replay:RUN/trace-DEVICE.npy."""
     from pytest_physics.config import load_settings
     from pytest_physics.record.reader import REPORT
     from pytest_physics.record.rle_import import import_rle as import_files
+    from pytest_physics.record.rle_import import offsets_of
     from pytest_physics.record.writer import renew_manifest
     from pytest_physics.report.build import build_report
 
     settings = load_settings(Path.cwd())
     found = import_files(
-        files, runs or Path(settings.runs), settings=settings, utc_offset_h=utc_offset, command=["pytest-physics", *sys.argv[1:]]
+        files,
+        runs or Path(settings.runs),
+        settings=settings,
+        utc_offset_h=offsets_of(utc_offset or []),
+        command=["pytest-physics", *sys.argv[1:]],
     )
     for note in found.notes:
         typer.secho(f"note: {note}", fg="yellow")

@@ -32,11 +32,12 @@ def contrasted(tmp_path_factory):
 
 
 def test_the_card_that_slows_down_early_is_found(contrasted):
-    """It has more events and the first one; its efficiency is the better one, for a lower clock costs less per step."""
+    """It has more events; when the other would have its first one is not known; its efficiency is better: a lower clock costs less."""
     share, onset, efficiency, needed, rate = contrasted[2][True]
     assert share.interval[0] > 0
     assert rate.interval[0] > 0
-    assert onset.value + onset.expanded < 0
+    assert math.isnan(onset.value)
+    assert any("had none: its first event is later than" in gate.reason for gate in onset.gates)
     assert efficiency.interval[0] > 0
     assert math.isfinite(needed.value)
 
@@ -100,6 +101,14 @@ def test_a_device_that_was_never_loaded_is_refused(contrasted, tmp_path):
         parameters = {"phase": phases[0], "span": phases[1], "rule": "instability/1", "tick_s": 1.0}
         estimate = session.evaluate(Recipe(op="differential.share", parameters=parameters))
         rate = session.evaluate(Recipe(op="events.rate", parameters=parameters))
+        free = session.evaluate(Recipe(op="events.free_share", parameters=parameters))
+        legacy = {**parameters, "rule": "rle/collapse-v2"}
+        onset, v2 = (session.evaluate(Recipe(op=f"differential.{of}", parameters=legacy)) for of in ("onset", "share"))
     assert np.isnan(estimate.value)
     assert any(gate.name == "device under load" and gate.refuses for gate in estimate.gates)
     assert any("never under load" in gate.reason for gate in rate.gates)
+    assert np.isnan(free.value)
+    assert any("never under load" in gate.reason for gate in free.gates)
+    for contrast in (onset, v2):  # a legacy rule that fires whatever the load is no exception
+        assert np.isnan(contrast.value)
+        assert any(gate.name == "device under load" and gate.refuses for gate in contrast.gates)

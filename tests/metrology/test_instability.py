@@ -128,6 +128,20 @@ def test_a_work_rate_that_falls_with_the_clock_is_an_event_without_any_driver():
     assert not INSTABILITY(without).flags.any()
 
 
+def test_rows_in_a_gap_are_judged_by_no_rule():
+    """They are neither flagged nor exposure nor counted; what was flagged on both sides of a gap is one event."""
+    dip = lowered()
+    seen = np.ones(600, dtype=bool)
+    seen[320:340] = seen[500:550] = False
+    telemetry = loaded(clock_hz=1.8e9 * dip, reasons=np.where(dip < 1, 0x20, 0.0), seen=seen)
+    outcome = INSTABILITY(telemetry)
+    assert not (outcome.flags | outcome.loaded)[~seen].any()
+    assert outcome.judged.size == 530
+    assert flag_share(outcome.judged).flagged == pytest.approx(40, abs=4)
+    assert exposure_s(telemetry, outcome) == 529
+    assert len(events(telemetry, outcome)) == 1
+
+
 def test_a_slower_clock_without_evidence_is_no_event():
     """Somebody lowered the clock, or the work changed: not what this rule is about."""
     telemetry = loaded(clock_hz=1.8e9 * lowered())

@@ -23,7 +23,7 @@ from pytest_physics.metrology.coupling import couple
 from pytest_physics.metrology.instability import INSTABILITY, RULES
 from pytest_physics.metrology.matching import align
 from pytest_physics.record.data import RecordedRun
-from pytest_physics.record.rle_import import STEPS_TABLE, grid, import_rle
+from pytest_physics.record.rle_import import STEPS_TABLE, grid, import_rle, offsets_of
 from pytest_physics.record.verify import verify_run
 from pytest_physics.session import Plan
 
@@ -138,6 +138,28 @@ def test_a_log_of_local_time_is_not_attached(tmp_path):
     assert import_rle([copy, naive], tmp_path / "b", settings=Settings(), utc_offset_h=-5.0).runs[0].log == naive
 
 
+def test_an_offset_is_not_that_of_a_writer_of_utc(tmp_path):
+    """Log A has local times and its session UTC, both without a zone: one offset attaches them, and a file can have its own."""
+    records = json.loads(file(f"joint_sessions/{JOINT[0]}/training_log_*.json").read_text())
+    naive = tmp_path / "grad_norm_log.json"
+    naive.write_text(json.dumps([{key: value for key, value in r.items() if key != "timestamp_shared"} for r in records]))
+    session = file(f"joint_sessions/{JOINT[0]}/rle_data_*.csv")
+    for number, offsets in enumerate(({"": -5.0}, {naive.name: -5.0})):
+        found = import_rle([session, naive], tmp_path / str(number), settings=Settings(), utc_offset_h=offsets)
+        assert found.runs[0].log == naive
+    shifted = import_rle([session, naive], tmp_path / "shifted", settings=Settings(), utc_offset_h={"": -5.0, session.name: -5.0})
+    assert shifted.runs[0].log is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("soon", "is neither HOURS nor FILE=HOURS"), ("log.json=", "is neither HOURS nor FILE=HOURS")]
+)
+def test_an_offset_that_is_none_is_refused(text, message):
+    """In one sentence with both forms."""
+    with pytest.raises(ConfigurationError, match=message):
+        offsets_of([text])
+
+
 def test_the_command_line(tmp_path):
     """Notes, runs and reports; nothing usable is exit code 2 territory: an error that names each file."""
     bad = tmp_path / "bad.csv"
@@ -159,16 +181,38 @@ def results(run, op):
 
 
 def test_every_device_has_the_events_of_every_rule(tmp_path):
-    """Without a training log too. Of the gaming card: 40.6 %, 0 % and 3.8 % of the time by the legacy rules, published as rows."""
+    """Without a training log too. Of the gaming card: 40.6 % and 3.8 % of the time by the legacy rules, published as rows.
+
+    A rule that cannot fire on this sensor is not tested, for the card and for the pair, and not 0 %.
+    """
     run = RecordedRun(imported(tmp_path, file("sessions/rle_20251028_08.csv")).runs[0].path)
     shares = {(r["coordinates"]["instrument"], r["coordinates"]["rule"]): r["estimate"]["value"] for r in results(run, "events.flag_share")}
     assert shares["gpu", "rle/collapse-v0.2"] == pytest.approx(0.406, abs=0.005)
-    assert shares["gpu", "rle/collapse-v0.3"] == 0.0
+    unable = [r for r in results(run, "events.flag_share") if r["coordinates"]["rule"] == "rle/collapse-v0.3"]
+    unable += [r for r in results(run, "differential.share") if r["coordinates"]["contrast"].endswith("rle/collapse-v0.3")]
+    assert [r["estimate"]["value"] for r in unable] == [None] * 3
+    assert any("not tested: rle/collapse-v0.3 cannot fire at 1 s per row" in g["reason"] for r in unable for g in r["gates"])
     assert shares["gpu", "rle/collapse-v2"] == pytest.approx(0.038, abs=0.002)
     assert {rule for _, rule in shares} == set(RULES)
     contrasts = {r["coordinates"]["contrast"]: r for r in results(run, "differential.share")}
     share = contrasts["gpu − cpu, rle/collapse-v0.2"]["estimate"]["value"]
     assert share == pytest.approx(shares["gpu", "rle/collapse-v0.2"] - shares["cpu", "rle/collapse-v0.2"], abs=1e-3)
+
+
+def test_ticks_in_gaps_are_left_out(tmp_path):
+    """1,708 rows and 810 s of gaps: the share is that of the rows that were logged, 957 of 1,708."""
+    run = RecordedRun(imported(tmp_path, file("sessions/live_20251031_04_hwinfo_cpu.csv")).runs[0].path)
+    share = next(r for r in results(run, "events.flag_share") if r["coordinates"] == {"instrument": "cpu", "rule": "rle/collapse-v2"})
+    assert share["estimate"]["value"] == pytest.approx(957 / 1708, abs=0.005)
+    assert "ticks in gaps left out" in share["estimate"]["estimator"]
+
+
+def test_a_contrast_with_a_constant_or_an_idle_device_has_no_value(tmp_path):
+    """By no rule, and not for the first event either: GPU idle, temperature, power and clock of the CPU constants."""
+    run = RecordedRun(imported(tmp_path, file("joint_sessions/reproducibility_test_1/rle_data_*.csv")).runs[0].path)
+    for op in ("differential.share", "differential.onset", "differential.needed_ticks"):
+        assert [r["estimate"]["value"] for r in results(run, op)] == [None] * len(RULES)
+        assert all(r["estimate"]["provenance"] != "measured" for r in results(run, op))
 
 
 def test_no_event_without_evidence_is_no_finding(joint):

@@ -88,7 +88,7 @@ class ComponentDifferential:
 
     @property
     def onset(self) -> Estimate:
-        """First event of a less first event of b, in seconds; a device without one counts with the end."""
+        """First event of a less first event of b, in seconds; without a value where one of them had none."""
         return self._of("onset")
 
     @property

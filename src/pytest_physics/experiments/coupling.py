@@ -59,7 +59,8 @@ SPARE = 0.9
 """Share of the rows that are counted on: ends and gaps take some."""
 EVENT_TICK_S = 1.0
 HEADROOM_WINDOW_S = 180.0
-GUIDE_POWER_R = 0.5
+GUIDE_R = (0.3, 0.5)
+"""Couplings for which the results say how long the steady zone must be."""
 PLANTED_LAG = 2
 """Steps by which the planted power follows the gradient norm."""
 PERSISTENCE = 0.5
@@ -207,10 +208,9 @@ def analyse(
         for quantity, shown in SHOWN_AS.items():
             session.result(EXPERIMENT, shown, found.number(quantity, a, b), series=f"{a} ~ {b}", **at)
     first = found.first_telemetry
-    if found.pairs:
-        session.result(
-            EXPERIMENT, "steady zone needed", found.needed_zone("grad_norm", first, r=GUIDE_POWER_R), series=f"grad_norm ~ {first}", **at
-        )
+    for r in GUIDE_R if found.pairs else ():
+        needed = found.needed_zone("grad_norm", first, r=r)
+        session.result(EXPERIMENT, "steady zone needed", needed, series=f"grad_norm ~ {first}", r=r, **at)
     _record_events(found, at)
     return found
 

@@ -1,4 +1,7 @@
-"""The end of a joint session: the training coupling of every instrument, recorded and in words.
+"""The end of a joint session: the training coupling of every instrument, recorded, in words, and as a claim.
+
+What a joint session claims of each instrument is that the gradient norm is not strongly coupled with its first telemetry: the whole
+interval of r must lie within the bounds from which a correlation is called strong.
 
 A training that is too short for an analysis is no error: the sentence says what was too short.
 """
@@ -7,11 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 
-from pytest_physics.errors import PhysicsError
+from pytest_physics.claims import ClaimStatement, Judge
+from pytest_physics.errors import InconclusiveMeasurement, InvalidMeasurement, PhysicsError, RefutedClaim
 from pytest_physics.experiments.coupling import TrainingCoupling, analyse
 from pytest_physics.instrument import Instrument
-from pytest_physics.metrology.coupling import WORDS
+from pytest_physics.metrology.coupling import STRONG, WORDS
 from pytest_physics.metrology.uncertainty import Estimate
 from pytest_physics.session import Session
 
@@ -36,6 +41,22 @@ def coupling_lines(session: Session, table: str, phase_name: str) -> Iterator[st
             yield f"{instrument.name}: the coupling could not be analysed: {error}"
             continue
         yield from _lines(instrument, found)
+        if ("grad_norm", found.first_telemetry) in found.pairs:
+            _judge(session, instrument, found)
+
+
+def _judge(session: Session, instrument: Instrument, found: TrainingCoupling) -> None:
+    """One claim with two comparisons; its verdict stands in the run, whatever it is."""
+    shown = found.first_telemetry
+    claim = ClaimStatement(
+        id=f"joint.not-strongly-coupled-{instrument.name}",
+        statement=f"The gradient norm is not strongly coupled with {shown} of '{instrument.name}' (|r| ≤ {STRONG:g})",
+        test=f"joint::{instrument.name}", source="pytest-physics joint",
+    )  # fmt: skip
+    judge, r = Judge(book=session, claim=claim), found.r("grad_norm", shown)
+    for comparison in (r <= STRONG, r >= -STRONG):
+        with suppress(RefutedClaim, InvalidMeasurement, InconclusiveMeasurement):
+            judge(comparison)
 
 
 def _lines(instrument: Instrument, found: TrainingCoupling) -> Iterator[str]:

@@ -429,7 +429,7 @@ def _judged(
     gates = (_resolution_gate(weakest, scope), symmetry_gate(weakest.lags.lags, weakest.lags.r, scope=scope))
     return Coupling(
         names=names, analyses=analyses, primary=primary, trends=trends, p=p, supported=word != WORDS[0], word=word,
-        reason=_reason(weakest, p, word, load=load if explained else ""), gates=gates,
+        reason=_reason(weakest, p, word, load=load if explained else "", beside=_disagreement(deciding)), gates=gates,
     )  # fmt: skip
 
 
@@ -444,7 +444,15 @@ def _resolution_gate(best: Analysis, scope: str) -> Gate:
     )  # fmt: skip
 
 
-def _reason(best: Analysis, p: float, word: str, *, load: str) -> str:
+def _disagreement(deciding: Sequence[Analysis]) -> str:
+    """What keeps a coupling from being shown although the weakest analysis alone shows one."""
+    if len({found.peak.r > 0 for found in deciding}) > 1:
+        return "the signs differ: " + ", ".join(f"{found.name} r = {found.peak.r:+.3f}" for found in deciding)
+    holding = next((found for found in deciding if not found.peak.excludes_zero), None)
+    return "" if holding is None else f"{holding.name} holds 0 ({holding.peak.low:+.2f} to {holding.peak.high:+.2f})"
+
+
+def _reason(best: Analysis, p: float, word: str, *, load: str, beside: str) -> str:
     peak = best.peak
     numbers = (
         f"{best.name}: r = {peak.r:+.3f} ({peak.low:+.2f} to {peak.high:+.2f}) at lag {best.lags.peak_lag_s:+.3g} s, {peak.n} pairs, "
@@ -452,7 +460,7 @@ def _reason(best: Analysis, p: float, word: str, *, load: str) -> str:
     )
     if load and best.partial is not None:
         return f"not supported: given {load}, r = {best.partial.r:+.3f} ({best.partial.low:+.2f} to {best.partial.high:+.2f}); {numbers}"
-    return f"{word}: {numbers}"
+    return f"{word}: {numbers}" + (f"; {beside}" if beside and word == WORDS[0] else "")
 
 
 # --- replicates -------------------------------------------------------------------------------------------------------

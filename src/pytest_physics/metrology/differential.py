@@ -35,6 +35,8 @@ MIN_TICKS = 20
 MIN_LOADED_SHARE = 0.05
 """A device that was loaded in a smaller share of the ticks was not part of the experiment."""
 MIN_VALUES = 10
+CONSTANT_RELATIVE = 1e-9
+"""A channel that varies by less is a constant: means of a constant differ by the rounding of their arithmetic."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +101,7 @@ class RateDifference:
 
 def rate_difference(a: Component, b: Component) -> RateDifference:
     """Contrast of two devices, tick by tick; refused where it would be one of something else."""
-    _require_contrast(a, b)
+    require_contrast(a, b)
     return paired_difference(a.flags, b.flags, names=(a.name, b.name))
 
 
@@ -218,7 +220,8 @@ def efficiency_difference(a: ArrayLike, b: ArrayLike) -> Difference:
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
-def _require_contrast(a: Component, b: Component) -> None:
+def require_contrast(a: Component, b: Component) -> None:
+    """Refuse two rules, unpaired ticks, a device that was never under load and a channel that is a constant."""
     if a.rule != b.rule:
         refuse(
             "one rule", scope=f"{a.name} and {b.name}", measured=2.0, limit=1.0, unit="rules",
@@ -257,7 +260,7 @@ def _require_loaded(component: Component) -> None:
 def _require_measured(component: Component) -> None:
     for name, values in component.channels.items():
         known = values[np.isfinite(values)]
-        if known.size >= MIN_VALUES and np.ptp(known) == 0:
+        if known.size >= MIN_VALUES and np.ptp(known) <= CONSTANT_RELATIVE * np.abs(known).max():
             refuse(
                 "varying channel", scope=component.name, measured=0.0, limit=None, unit="",
                 reason=f"'{name}' of {component.name} is {known[0]:g} in all {known.size} ticks: a constant, not a measurement",

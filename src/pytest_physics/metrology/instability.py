@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -54,6 +55,8 @@ class Telemetry:
     """Bit mask of the driver's event reasons."""
     throttled_ns: Mapping[str, FloatArray] = field(default_factory=dict)
     """Cumulative counters of throttled time, by channel."""
+    seen: BoolArray | None = None
+    """Rows that a reading stands behind, None for all: a row in a gap is judged by no rule."""
 
     def column(self, name: str) -> FloatArray:
         """A channel, all NaN where there is none."""
@@ -73,6 +76,13 @@ class Outcome:
     """Rows that meet every condition but persistence."""
     evidence: Mapping[str, BoolArray] = field(default_factory=dict)
     """Which evidence stood in which row."""
+    seen: BoolArray | None = None
+    """Rows that were judged, None for all; no other is flagged, loaded or counted."""
+
+    @property
+    def judged(self) -> BoolArray:
+        """Flags of the rows that were judged."""
+        return self.flags if self.seen is None else self.flags[self.seen]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +99,23 @@ class Rule:
     legacy: bool = False
 
     def __call__(self, telemetry: Telemetry) -> Outcome:
-        """Judge each row."""
-        return self.judge(telemetry, self.parameters)
+        """Judge each row that was seen, as if those in gaps were not there."""
+        seen = telemetry.seen
+        if seen is None or seen.all():
+            return self.judge(telemetry, self.parameters)
+        rows: dict[str, Any] = {f.name: v[seen] for f in fields(telemetry) if isinstance(v := getattr(telemetry, f.name), np.ndarray)}
+        counters = {name: values[seen] for name, values in telemetry.throttled_ns.items()}
+        found = self.judge(Telemetry(**{**rows, "throttled_ns": counters, "seen": None}), self.parameters)
+
+        def spread(of: BoolArray) -> BoolArray:
+            full = np.zeros(seen.size, dtype=bool)
+            full[seen] = of
+            return full
+
+        return Outcome(
+            flags=spread(found.flags), loaded=spread(found.loaded), qualifying=spread(found.qualifying), seen=seen,
+            evidence={name: spread(stood) for name, stood in found.evidence.items()},
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,13 +129,14 @@ class Event:
 
 
 def events(telemetry: Telemetry, outcome: Outcome) -> tuple[Event, ...]:
-    """Runs of flagged rows; a row stands until the next one."""
-    labels, count = ndimage.label(outcome.flags)
+    """Runs of flagged rows; a row stands until the next one, and what was flagged on both sides of a gap is one event."""
+    labels, count = ndimage.label(outcome.judged)
     t = telemetry.t_s
+    judged = np.arange(t.size) if outcome.seen is None else np.flatnonzero(outcome.seen)
     ends = np.append(t[1:], t[-1] if t.size else 0.0)
     found = []
     for number in range(1, count + 1):
-        rows = np.flatnonzero(labels == number)
+        rows = judged[labels == number]
         evidence = tuple(name for name, stood in outcome.evidence.items() if stood[rows].any())
         start_s = float(t[rows[0]])
         found.append(Event(start_s=start_s, duration_s=float(ends[rows[-1]]) - start_s, evidence=evidence, rows=rows.size))
@@ -167,6 +193,8 @@ PARAMETERS: Mapping[str, float] = {
 """``instability/1``: gate, level at which it falls, level at which it has recovered, how long either must hold, windows of the medians
 behind level and reference (the highest of a noisy level would lie above it), time constant of the reference's decay, and the clock that
 counts as evidence beside a work rate. Windows are centred: an event is known half a window later."""
+LOAD_UTILISATION = PARAMETERS["load_utilisation"]
+"""Utilisation from which on a device is under load in a contrast, whatever the gate of a legacy rule is."""
 
 
 def _instability(telemetry: Telemetry, p: Mapping[str, float]) -> Outcome:

@@ -67,7 +67,7 @@ REMEDIES: Mapping[str, str] = {
     "no device": STAY + "write letters and digits into the column 'device', such as gpu or cpu",
     "empty device": "the device was listed and never read: import another file, or leave it out",
     "short device": "nothing can be said of so few rows: record for longer, or mend what is named here",
-    "no zone": "monitor v2 writes UTC, and they were read as UTC; pass --utc-offset where this file is different",
+    "no zone": "monitor v2 writes UTC, and they were read as UTC; pass --utc-offset FILE=HOURS where this one is different",
     "no step": STAY + "without a step index a row belongs to no step: log 'step' as a whole number, or use pytest_physics.marks.mark_step",
     "no loss": STAY + "a training's summary is no step; nothing to do where that is what it is, else log 'loss' or 'grad_norm'",
     "duplicate step": "the first of equal steps stays; number the steps of a resumed training on",
@@ -168,22 +168,28 @@ class _Notes:
         )  # fmt: skip
 
 
-def read_recording(path: Path, *, utc_offset_h: float | None = None) -> SessionFile | TrainingLog:
-    """A session CSV or a training log: by what the file begins with, and by its name where that says nothing."""
+def read_recording(path: Path, *, utc_offset_h: float | None = None, usual_offset_h: float | None = None) -> SessionFile | TrainingLog:
+    """A session CSV or a training log: by what the file begins with, and by its name where that says nothing.
+
+    ``utc_offset_h`` is said of this file; ``usual_offset_h`` of all files whose writer is not known to write UTC.
+    """
     begin = _text(path).lstrip()[:9]
     is_log = begin[:1] in {"[", "{"} or (path.suffix.lower() in {".json", ".jsonl"} and begin != "timestamp")
-    return (read_training_log if is_log else read_session)(path, utc_offset_h=utc_offset_h)
+    if is_log:
+        return read_training_log(path, utc_offset_h=usual_offset_h if utc_offset_h is None else utc_offset_h)
+    return read_session(path, utc_offset_h=utc_offset_h, usual_offset_h=usual_offset_h)
 
 
 # --- session CSV ------------------------------------------------------------------------------------------------------
 
 
-def read_session(path: Path, *, utc_offset_h: float | None = None) -> SessionFile:
-    """Rows of each device of a session CSV, with a note for everything that was left out or assumed."""
+def read_session(path: Path, *, utc_offset_h: float | None = None, usual_offset_h: float | None = None) -> SessionFile:
+    """Rows of each device of a session CSV, with a note for everything that was left out or assumed; see :func:`read_recording`."""
     lines = io.StringIO(_text(path), newline=None)
     header = [name.strip() for name in _fields(next(lines, "")) or ()]
     monitor = _monitor(path, header)
-    reading = _Session(monitor=monitor, header=header, zone=_Zone(monitor, utc_offset_h), notes=_Notes(path.name))
+    offset_h = usual_offset_h if utc_offset_h is None and monitor != "rle/v2" else utc_offset_h
+    reading = _Session(monitor=monitor, header=header, zone=_Zone(monitor, offset_h), notes=_Notes(path.name))
     for number, line in enumerate(lines, start=2):
         reading.take(number, line)
     devices = {name: found for name in reading.rows if (found := reading.device(name)) is not None}

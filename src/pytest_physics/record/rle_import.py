@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from pytest_physics.clock import NS_PER_S, utc_now
 from pytest_physics.config import Settings
 from pytest_physics.devices.base import CHANNELS, ERROR_OTHER, READ_OK, Channel, Fingerprint, ReadingKind
-from pytest_physics.errors import ConfigurationError, RecordError
+from pytest_physics.errors import ConfigurationError, RecordError, nearest
 from pytest_physics.metrology.channel_checks import check_channels
 from pytest_physics.metrology.coupling import identical
 from pytest_physics.metrology.decision import condensed
@@ -115,18 +115,28 @@ class ImportResult:
 
 
 def import_rle(
-    files: Sequence[Path], runs: Path, *, settings: Settings, utc_offset_h: float | None = None, command: Sequence[str] = ()
+    files: Sequence[Path],
+    runs: Path,
+    *,
+    settings: Settings,
+    utc_offset_h: float | Mapping[str, float] | None = None,
+    command: Sequence[str] = (),
 ) -> ImportResult:
     """Write one run per session CSV among ``files`` into ``runs``; raises ``RecordError`` where none of them is usable.
 
     Parameters
     ----------
     utc_offset_h
-        Offset of times without a zone from UTC, in hours; such as −5.
+        Offset of times without a zone from UTC, in hours, such as −5: of all files whose writer is not known to write UTC, or by the name
+        of a file (the name ``""`` stands for all).
     """
-    if utc_offset_h is not None and not abs(utc_offset_h) <= FARTHEST_ZONE_H:
-        raise ConfigurationError(f"--utc-offset is {utc_offset_h:g} h (limit ±{FARTHEST_ZONE_H} h); give hours from UTC, such as -5.")
-    sessions, logs, notes = _read(files, utc_offset_h)
+    offsets = utc_offset_h if isinstance(utc_offset_h, Mapping) else {} if utc_offset_h is None else {"": utc_offset_h}
+    for name, hours in offsets.items():
+        if not abs(hours) <= FARTHEST_ZONE_H:
+            raise ConfigurationError(f"--utc-offset is {hours:g} h (limit ±{FARTHEST_ZONE_H} h); give hours from UTC, such as -5.")
+        if name and name not in {path.name for path in files}:
+            raise ConfigurationError(f"--utc-offset names '{name}', which is none of the files{nearest(name, [p.name for p in files])}.")
+    sessions, logs, notes = _read(files, offsets)
     if not sessions:
         alone = ["Give the session's CSV together with its training log."] if logs else []
         raise RecordError(" ".join(["nothing could be imported: no session CSV is usable.", *alone, *map(str, notes)]))
@@ -142,14 +152,26 @@ def import_rle(
     return ImportResult(runs=tuple(made), notes=tuple(notes))
 
 
-def _read(files: Sequence[Path], utc_offset_h: float | None) -> tuple[list[SessionFile], list[TrainingLog], list[Note]]:
+def offsets_of(texts: Sequence[str]) -> dict[str, float]:
+    """What ``--utc-offset`` says: ``HOURS`` of all files, ``FILE=HOURS`` of one; raises :class:`ConfigurationError`."""
+    found = {}
+    for text in texts:
+        name, _, hours = text.rpartition("=")
+        try:
+            found[name] = float(hours)
+        except ValueError:
+            raise ConfigurationError(f"--utc-offset '{text}' is neither HOURS nor FILE=HOURS; write -5, or log.json=-5.") from None
+    return found
+
+
+def _read(files: Sequence[Path], offsets: Mapping[str, float]) -> tuple[list[SessionFile], list[TrainingLog], list[Note]]:
     """Every file that can be read; what cannot becomes a note."""
     sessions: list[SessionFile] = []
     logs: list[TrainingLog] = []
     notes: list[Note] = []
     for path in files:
         try:
-            found = read_recording(path, utc_offset_h=utc_offset_h)
+            found = read_recording(path, utc_offset_h=offsets.get(path.name), usual_offset_h=offsets.get(""))
         except UnusableFile as error:
             notes += error.notes
             continue
@@ -201,7 +223,8 @@ def _home(log: TrainingLog, sessions: Sequence[SessionFile], notes: list[Note]) 
             file=log.path.name, lines=tuple(log.lines[~within[best]].tolist()),
             problem=f"{share:.0%} of its steps lie within {session.path.name} (limit {MIN_MATCHED:.0%}), so it is not attached; "
             f"{found.sentence}",
-            remedy="import it with its own session, and state the zone of its clock with --utc-offset; it is never shifted until it fits",
+            remedy=f"import it with its own session, and state the zone of its clock with --utc-offset {log.path.name}=HOURS; "
+            "it is never shifted until it fits",
         )
     )  # fmt: skip
     return None

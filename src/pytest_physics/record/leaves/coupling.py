@@ -36,6 +36,9 @@ from pytest_physics.record.leaves.window import host_gates_of
 from pytest_physics.record.registry import Parameters, exactly, leaf, provenance_of
 from pytest_physics.record.sensor_checks import no_value, not_tested, part
 
+UTILISATION = "utilisation_ratio"
+AT_WORK = 0.05
+"""Median utilisation below which a card did not run the training."""
 IMPORTED = "import"
 """Kind of an instrument that another monitor recorded."""
 
@@ -66,11 +69,27 @@ def _gates(parameters: Parameters, data: RunData) -> tuple[Gate, ...]:
     """The host was quiet, and the channel was measured at all."""
     instrument, table = parameters["instrument"], parameters["table"]
     t0_ns, t1_ns = steps_of(data.table(table)).zone_ns
-    gates = host_gates_of(data, t0_ns, t1_ns, instrument, f"{table}, steady zone")
+    gates = (*host_gates_of(data, t0_ns, t1_ns, instrument, f"{table}, steady zone"), *_at_work(data, instrument, (t0_ns, t1_ns)))
     if data.instrument(instrument).fingerprint.kind == IMPORTED:
         wanted = {instrument, f"{instrument}: {parameters['b']}"}
         gates += tuple(gate for gate in imported_checks(data, instrument).gates if gate.scope in wanted)
     return gates
+
+
+def _at_work(data: RunData, instrument: str, span_ns: tuple[int, int]) -> tuple[Gate, ...]:
+    """A card that did nothing is not the training's device; a CPU ran the training's own process in any case."""
+    found = telemetry_columns(data, instrument, [UTILISATION], span_ns).get(UTILISATION)
+    if found is None or instrument.startswith("cpu") or not np.isfinite(found[1]).any():
+        return ()
+    busy = float(np.nanmedian(found[1]))
+    passed = busy >= AT_WORK
+    return (
+        Gate(
+            name="device at work", scope=f"{instrument}, steady zone", measured=busy, limit=AT_WORK, unit="1", passed=passed,
+            reason=f"'{instrument}' was busy {100 * busy:.3g} % of the time in the median of the steady zone (limit {100 * AT_WORK:g} %)",
+            remedy="" if passed else "look at the device that trained: what an idle one does says nothing of the training",
+        ),
+    )  # fmt: skip
 
 
 def _provenance(parameters: Parameters, data: RunData) -> Provenance:
@@ -91,8 +110,8 @@ def _judged(parameters: Parameters, data: RunData, number: Callable[[Coupling], 
         return _absent(parameters, data, str(missing.args[0]))
     estimate = number(found)
     return replace(
-        estimate, quality=Quality.GOOD, provenance=_provenance(parameters, data),
-        gates=(*_matched(parameters, data), *found.gates, *_gates(parameters, data)),
+        estimate, quality=min(estimate.quality, Quality.GOOD), provenance=_provenance(parameters, data),
+        gates=(*estimate.gates, *_matched(parameters, data), *found.gates, *_gates(parameters, data)),
     )  # fmt: skip
 
 
@@ -134,10 +153,10 @@ def _number_of(quantity: str, source: str) -> Callable[[Coupling], Estimate]:
             return _plain(float(WORDS.index(found.word)), found.word)
         if quantity == "p":
             return _plain(found.p, f"{best.surrogates.n} circular shifts, {2 * best.surrogates.max_lag + 1} lags")
-        if quantity == "n":
-            return _plain(float(best.peak.n), "distinct pairs")
-        if quantity == "n_eff":
-            return _plain(best.peak.n_eff, "Bretherton")
+        if quantity in {"n", "n_eff"}:
+            return _plain(float(best.peak.n), "distinct pairs") if quantity == "n" else _plain(best.peak.n_eff, "Bretherton")
+        if quantity == "lag" and not found.supported:
+            return not_tested("lag", source.replace("|", ", "), "1", "no coupling is supported, and the largest of many |r| lies anywhere")
         if quantity == "lag":
             return replace(
                 _plain(float(best.lags.peak_lag), f"largest |r|, {best.name}"),

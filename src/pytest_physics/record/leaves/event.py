@@ -4,7 +4,8 @@ A device's telemetry is read on a grid of ``tick_s`` seconds from the begin of a
 too, are in :data:`~pytest_physics.metrology.instability.RULES`. Two devices are paired tick by tick: on one real clock by its instants;
 simulated ones, each with a virtual clock of its own, by the time since the begin of their loads, which are equal by construction.
 
-What refuses a contrast (no load, a constant channel, two clocks) is a failed gate. On a twin the truth is the same rule on its true clock,
+A tick that no reading stands behind lies in a gap and is left out. What refuses a contrast (no load, a constant channel, two clocks) is a
+failed gate; of a rule that cannot fire on this sensor nothing is said. On a twin the truth is the same rule on its true clock,
 power and temperature. References: RLE study §2, §7.1; :mod:`~pytest_physics.metrology.differential`.
 """
 
@@ -22,19 +23,29 @@ from pytest_physics.clock import NS_PER_S
 from pytest_physics.devices.twin.truth import power_at
 from pytest_physics.metrology.autocorrelation import FloatArray
 from pytest_physics.metrology.differential import Component as Part
-from pytest_physics.metrology.differential import RateDifference, efficiency_difference, event_rate_difference, rate_difference
+from pytest_physics.metrology.differential import (
+    RateDifference,
+    efficiency_difference,
+    event_rate_difference,
+    rate_difference,
+    require_contrast,
+)
 from pytest_physics.metrology.instability import (
+    LOAD_UTILISATION,
     RULES,
+    BoolArray,
     EventRate,
     Outcome,
+    Reach,
     RuleNumbers,
     Telemetry,
     event_rate,
     events,
     exposure_s,
     flag_share,
+    reach,
 )
-from pytest_physics.metrology.instability_controls import rule_numbers
+from pytest_physics.metrology.instability_controls import controls, rule_numbers
 from pytest_physics.metrology.quality import Provenance, Quality
 from pytest_physics.metrology.refusal import RefusedError, refuse
 from pytest_physics.metrology.rle import event_free_share, share_components
@@ -52,6 +63,8 @@ COUNTERS = ("thermal_ns", "power_cap_ns", "power_brake_ns", "cgroup_throttled_ns
 MIN_TICKS = 10
 MAX_TICKS_PER_SAMPLE = 100.0
 """Beyond, a reading would stand for what nobody saw."""
+GAP_PERIODS = 1.5
+"""A tick whose nearest reading before it is older, in ticks or in sampling periods, lies in a gap."""
 REFERENCE_BLOCKS = 6
 """Blocks at the beginning, whose mean efficiency is 1."""
 EFFICIENCY_BLOCK_TICKS = 5
@@ -65,6 +78,25 @@ class Watched:
     name: str
     telemetry: Telemetry
     outcome: Outcome
+
+    @property
+    def left_out(self) -> int:
+        """Ticks in gaps."""
+        return self.outcome.flags.size - self.outcome.judged.size
+
+    @property
+    def gaps(self) -> str:
+        """What an estimator says of them."""
+        return _left_out(self.left_out)
+
+    @property
+    def seen(self) -> BoolArray:
+        """Ticks outside gaps."""
+        return np.ones(self.outcome.flags.size, dtype=bool) if self.outcome.seen is None else self.outcome.seen
+
+
+def _left_out(ticks: int) -> str:
+    return f"; {ticks} ticks in gaps left out" if ticks else ""
 
 
 def telemetry_of(data: RunData, phase_id: str, tick_s: float) -> Telemetry:
@@ -88,6 +120,13 @@ def telemetry_of(data: RunData, phase_id: str, tick_s: float) -> Telemetry:
             remedy="measure longer, or shorten the tick",
         )  # fmt: skip
     index = np.maximum(np.searchsorted(at_s, ticks, side="right") - 1, 0)
+    seen = np.asarray(np.abs(ticks - at_s[index]) <= GAP_PERIODS * max(tick_s, float(np.median(np.diff(at_s)))), dtype=bool)
+    if np.count_nonzero(seen) < MIN_TICKS:
+        refuse(
+            "ticks", scope=phase_id, measured=float(np.count_nonzero(seen)), limit=float(MIN_TICKS), unit="ticks",
+            reason=f"{np.count_nonzero(seen)} of {ticks.size} ticks have a reading (needed: {MIN_TICKS}): nearly all gap",
+            remedy="measure longer, or judge the stretches on either side of the gap apart",
+        )  # fmt: skip
 
     def column(*names: str) -> FloatArray | None:
         return next((np.asarray(trace.values(name))[index] for name in names if trace.has(name)), None)
@@ -98,7 +137,7 @@ def telemetry_of(data: RunData, phase_id: str, tick_s: float) -> Telemetry:
     return Telemetry(
         t_s=ticks, utilisation_ratio=np.full(ticks.size, np.nan) if busy is None else busy, temperature_c=column("temperature_c"),
         power_w=None if power is None else _tick_means(power[0] - t0_ns / NS_PER_S, power[1], ticks, tick_s),
-        clock_hz=column("sm_clock_hz", "frequency_hz"), reasons=column("event_reasons"), throttled_ns=counters,
+        clock_hz=column("sm_clock_hz", "frequency_hz"), reasons=column("event_reasons"), throttled_ns=counters, seen=seen,
     )  # fmt: skip
 
 
@@ -163,13 +202,14 @@ def _one(unit: str, number: Callable[[Watched, Parameters], Estimate]) -> Callab
 
     def measured(parameters: Parameters, data: RunData) -> Estimate:
         phase = str(parameters["phase"])
+        provenance = provenance_of(data, data.phase(phase).instrument)
         try:
-            found = number(watched(parameters, data), parameters)
+            of = watched(parameters, data)
+            unable = _cannot_fire(unit, data, parameters, of)
+            found = number(of, parameters) if unable is None else unable
         except RefusedError as refusal:
-            return no_value(unit, refusal.gate, "refused")
-        return replace(
-            found, provenance=provenance_of(data, data.phase(phase).instrument), gates=(*found.gates, *_host(data, phase))
-        )  # fmt: skip
+            return replace(no_value(unit, refusal.gate, "refused"), provenance=provenance)
+        return replace(found, provenance=provenance, gates=(*found.gates, *_host(data, phase)))
 
     return measured
 
@@ -187,28 +227,52 @@ def _counted(found: Watched) -> EventRate:
     return event_rate(len(events(found.telemetry, found.outcome)), exposure_s(found.telemetry, found.outcome))
 
 
+def _cannot_fire(unit: str, data: RunData, parameters: Parameters, found: Watched, phase_key: str = "phase") -> Estimate | None:
+    """What is said where the rule could not have flagged anything: the device never loaded, or this sensor too coarse; None elsewhere."""
+    if found.outcome.flags.any():
+        return None
+    if not found.outcome.loaded.any():
+        return _never_loaded(unit, parameters, found, phase_key)
+    rule, phase = RULES[str(parameters["rule"])], str(parameters[phase_key])
+    if rule.needed_rows == 1:
+        return None  # it needs no rows in a row: neither step nor period can keep it from firing
+    channels = data.instrument(found.name).channels
+    step_c = next((c.resolution for c in channels if c.name == "temperature_c"), 0.0) or 1.0
+    able = _reach(rule.id, float(parameters["tick_s"]), float(step_c))
+    return None if able.reachable else not_tested("reach of the rule", phase, unit, f"{rule.id} {able.reason} of {step_c:g} °C")
+
+
+def _never_loaded(unit: str, parameters: Parameters, found: Watched, phase_key: str = "phase") -> Estimate:
+    busy = found.telemetry.utilisation_ratio[found.seen]
+    known = busy[np.isfinite(busy)]
+    highest = f"its utilisation was at most {known.max():.0%}" if known.size else "it has no utilisation"
+    reason = f"{found.name} was never under load ({highest}): no event was possible"
+    return not_tested("events", str(parameters[phase_key]), unit, reason)
+
+
 def _rate(found: Watched, parameters: Parameters) -> Estimate:
     rate = _counted(found)
     if rate.per_hour is None:
-        return not_tested("events", str(parameters["phase"]), "event/h", f"{found.name} was never under load: no event was possible")
+        return _never_loaded("event/h", parameters, found)
     source = f"rate|{parameters['phase']}|{parameters['rule']}"
-    return _bounded(
-        rate.per_hour, rate.low, rate.high, "event/h", source, "few events", f"{rate.events} events in {rate.exposure_s:.4g} s under load"
-    )
+    said = f"{rate.events} events in {rate.exposure_s:.4g} s under load{found.gaps}"
+    return _bounded(rate.per_hour, rate.low, rate.high, "event/h", source, "few events", said)
 
 
 def _free(found: Watched, parameters: Parameters) -> Estimate:
-    share = event_free_share(found.telemetry.t_s, found.outcome.flags)
+    if not found.outcome.loaded.any():
+        return _never_loaded("1", parameters, found)
+    judged = found.outcome.judged
+    share = event_free_share(float(parameters["tick_s"]) * np.arange(judged.size), judged)
     components = share_components(share, source=f"free|{parameters['phase']}|{parameters['rule']}")
-    return Estimate(
-        value=share.value, unit="1", components=components, quality=Quality.GOOD, estimator=f"{share.n_eff:.3g} effective readings"
-    )
+    said = f"{share.n_eff:.3g} effective readings{found.gaps}"
+    return Estimate(value=share.value, unit="1", components=components, quality=Quality.GOOD, estimator=said)
 
 
 def _flagged(found: Watched, parameters: Parameters) -> Estimate:
-    share = flag_share(found.outcome.flags)
+    share = flag_share(found.outcome.judged)
     source = f"flagged|{parameters['phase']}|{parameters['rule']}"
-    return _bounded(share.value, share.low, share.high, "1", source, "runs of flags", f"{share.flagged} of {share.rows} ticks")
+    return _bounded(share.value, share.low, share.high, "1", source, "runs of flags", f"{share.flagged} of {share.rows} ticks{found.gaps}")
 
 
 def _onset(found: Watched, parameters: Parameters) -> Estimate:
@@ -219,7 +283,7 @@ def _onset(found: Watched, parameters: Parameters) -> Estimate:
         return not_tested("first event", str(parameters["phase"]), "s", f"{found.name} had no event in {length:.4g} s")
     return Estimate(
         value=known[0].start_s, unit="s", components=(part("tick", f"onset|{parameters['phase']}", tick_s / math.sqrt(3)),),
-        quality=Quality.GOOD, estimator=f"first of {len(known)} events",
+        quality=Quality.GOOD, estimator=f"first of {len(known)} events{found.gaps}",
     )  # fmt: skip
 
 
@@ -247,17 +311,25 @@ for _op, _unit, _number in (
 
 
 def contrast(parameters: Parameters, first: Watched, second: Watched) -> RateDifference:
-    """Difference of the flagged shares of two devices over their common ticks."""
-    ticks = min(first.telemetry.t_s.size, second.telemetry.t_s.size)
-    parts = [_part(found, str(parameters["rule"]), ticks) for found in (first, second)]
-    return rate_difference(*parts)
+    """Difference of the flagged shares of two devices over the ticks that both were seen in."""
+    return rate_difference(*_parts(parameters, first, second))
 
 
-def _part(found: Watched, rule: str, ticks: int) -> Part:
-    t = found.telemetry
-    named = {"utilisation": t.utilisation_ratio, "power": t.power_w}
-    channels = {name: values[:ticks] for name, values in named.items() if values is not None and name == "power"}
-    return Part(name=found.name, flags=found.outcome.flags[:ticks], loaded=found.outcome.loaded[:ticks], channels=channels, rule=rule)
+def _parts(parameters: Parameters, *found: Watched) -> list[Part]:
+    """Both devices over their common ticks; under load is what the package's own gate says, for a legacy rule too."""
+    ticks = min(w.telemetry.t_s.size for w in found)
+    seen = np.all([w.seen[:ticks] for w in found], axis=0)
+    parts = []
+    for w in found:
+        named = {"power": w.telemetry.power_w, "temperature": w.telemetry.temperature_c}
+        parts.append(
+            Part(
+                name=w.name, flags=w.outcome.flags[:ticks][seen], rule=str(parameters["rule"]),
+                loaded=np.asarray(w.telemetry.utilisation_ratio[:ticks][seen] >= LOAD_UTILISATION, dtype=bool),
+                channels={name: values[:ticks][seen] for name, values in named.items() if values is not None},
+            )
+        )  # fmt: skip
+    return parts
 
 
 def require_one_clock(data: RunData, phase_a: str, phase_b: str, tick_s: float) -> None:
@@ -283,30 +355,34 @@ def require_one_clock(data: RunData, phase_a: str, phase_b: str, tick_s: float) 
 def _pair(unit: str, number: Callable[[Parameters, RunData], Estimate]) -> Callable[[Parameters, RunData], Estimate]:
     def measured(parameters: Parameters, data: RunData) -> Estimate:
         names = [str(parameters[key]) for key in ("phase", "span")]
+        provenance = Provenance.weakest(*(provenance_of(data, data.phase(name).instrument) for name in names))
         try:
             require_one_clock(data, names[0], names[1], float(parameters["tick_s"]))
-            found = number(parameters, data)
+            unable = _no_contrast(unit, parameters, data)
+            found = number(parameters, data) if unable is None else unable
         except RefusedError as refusal:
-            return no_value(unit, refusal.gate, "refused")
-        provenance = Provenance.weakest(*(provenance_of(data, data.phase(name).instrument) for name in names))
+            return replace(no_value(unit, refusal.gate, "refused"), provenance=provenance)
         return replace(found, provenance=provenance, gates=(*found.gates, *(gate for name in names for gate in _host(data, name))))
 
     return measured
 
 
+def _no_contrast(unit: str, parameters: Parameters, data: RunData) -> Estimate | None:
+    """Refuse what is no contrast, of shares, rates and first events alike; not tested where the rule cannot fire on one of the sensors."""
+    found = [watched(parameters, data, key) for key in ("phase", "span")]
+    require_contrast(*_parts(parameters, *found))
+    said = [_cannot_fire(unit, data, parameters, w, key) for w, key in zip(found, ("phase", "span"), strict=True)]
+    return next((estimate for estimate in said if estimate is not None), None)
+
+
 def _share_difference(parameters: Parameters, data: RunData) -> Estimate:
-    found = contrast(parameters, watched(parameters, data), watched(parameters, data, "span"))
+    pair = (watched(parameters, data), watched(parameters, data, "span"))
+    found = contrast(parameters, *pair)
+    gone = min(w.seen.size for w in pair) - found.n
     source = f"difference|{parameters['phase']}|{parameters['span']}|{parameters['rule']}"
     label = f"Newcombe, {found.n_eff:.3g} effective of {found.n} ticks"
-    return _bounded(
-        found.value,
-        found.low,
-        found.high,
-        "1",
-        source,
-        label,
-        f"paired ticks, McNemar p = {found.p_ticks:.3g}, by effective ticks {found.p:.3g}",
-    )
+    said = f"paired ticks, McNemar p = {found.p_ticks:.3g}, by effective ticks {found.p:.3g}{_left_out(gone)}"
+    return _bounded(found.value, found.low, found.high, "1", source, label, said)
 
 
 def _share_difference_truth(parameters: Parameters, data: RunData) -> Estimate | None:
@@ -341,15 +417,20 @@ def _needed_ticks(parameters: Parameters, data: RunData) -> Estimate:
 
 
 def _onset_difference(parameters: Parameters, data: RunData) -> Estimate:
-    """First event of a less first event of b; a device without one counts with the end of its phase, later than which it must be."""
+    """First event of a less first event of b; without a value where a device had none: it is only known to be later than the end."""
     found = [watched(parameters, data), watched(parameters, data, "span")]
     known = [events(w.telemetry, w.outcome) for w in found]
     if not any(known):
         return not_tested("first event", f"{parameters['phase']} and {parameters['span']}", "s", "neither device had an event")
-    ticks = min(w.telemetry.t_s.size for w in found)
-    end_s = float(found[0].telemetry.t_s[ticks - 1])
-    starts = [min(end_s, list_[0].start_s) if list_ else end_s for list_ in known]
-    said = ", ".join(f"{w.name} {'at ' + format(s, '.4g') + ' s' if k else 'none'}" for w, s, k in zip(found, starts, known, strict=True))
+    if not all(known):
+        without, other = (0, 1) if known[1] else (1, 0)
+        return not_tested(
+            "first event", f"{parameters['phase']} and {parameters['span']}", "s",
+            f"{found[without].name} had none: its first event is later than {found[without].telemetry.t_s[-1]:.4g} s, "
+            f"that of {found[other].name} came at {known[other][0].start_s:.4g} s",
+        )  # fmt: skip
+    starts = [events_[0].start_s for events_ in known]
+    said = ", ".join(f"{w.name} at {s:.4g} s" for w, s in zip(found, starts, strict=True))
     u = float(parameters["tick_s"]) / math.sqrt(3) * math.sqrt(2)
     component = part("ticks", f"onset|{parameters['phase']}|{parameters['span']}", u)
     return Estimate(value=starts[0] - starts[1], unit="s", components=(component,), quality=Quality.GOOD, estimator=said)
@@ -426,6 +507,14 @@ leaf("differential.efficiency")(_pair("1", _efficiency_difference))
 
 
 # --- what a rule can and cannot do ------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=32)
+def _reach(rule: str, period_s: float, resolution_c: float) -> Reach:
+    """Whether a rule can fire on a sensor of this period and step, on the simulated controls of ``rule.number``."""
+    known = controls(period_s=period_s, resolution_c=resolution_c)
+    judged = RULES[rule]
+    return reach(judged, known.throttled, *(judged(telemetry) for telemetry in (known.throttled, known.noise, known.idle)))
 
 
 @lru_cache(maxsize=8)

@@ -33,9 +33,11 @@ UNDERSTANDING = (
     "still. So the table gives, beside r, how many independent pairs the series are worth, an interval that pays for every lag "
     "searched, and the share of shifted copies that do as well (p). 'Weak', 'moderate' and 'strong' are said only where the interval "
     "excludes everything below 0, 0.3 and 0.7; where both series drift, the detrended series and the first differences must both show "
-    "it. 'Not supported' is no proof that there is nothing: the table below it says how long a training must be for r = 0.5 to be "
-    "seen. Where a simulated coupling was planted, the planted value stands beside the estimate. Where a device has no power channel, "
-    "the rate of the work stands under its own name: steps per second, and per second of CPU time that the run got. It is no efficiency."
+    "it. Each pair is judged by itself: of twenty pairs without a coupling one is called supported by chance. r is that of the lag with "
+    "the largest |r|, Spearman's rho that of lag 0. 'Not supported' is no proof that there is nothing: the table below it says how long a "
+    "training must be for a coupling to be seen. Where a simulated coupling was planted, the planted value stands beside the "
+    "estimate. Where a device has no power channel, the rate of the work stands under its own name: steps per second, and per second of "
+    "CPU time that the run got. It is no efficiency."
 )
 STEP_RATE, CPU_RATE = "steps_per_s", "steps_per_cpu_s"
 WAITING, STOLEN = "waiting_ratio", "stolen_ratio"
@@ -342,8 +344,8 @@ def tables(run: RecordedRun, results: Sequence[ResultRecord]) -> list[Table]:
     found = [Table(caption="Coefficients", columns=COLUMNS, rows=rows, numeric=frozenset(range(3, 11)))] if rows else []
     needed = [_needed(run, r) for r in results if r.recipe["op"] == "coupling.needed_zone" and r.estimate.value is not None]
     if needed:
-        columns = ("Training", "Series", "Steady zone", "Needed for r = 0.5", "At")
-        found.append(Table(caption="How long must the steady zone be?", columns=columns, rows=needed, numeric=frozenset({2, 3})))
+        columns = ("Training", "Series", "Steady zone", "To see r of", "Needed", "At")
+        found.append(Table(caption="How long must the steady zone be?", columns=columns, rows=needed, numeric=frozenset({2, 3, 4})))
     return found
 
 
@@ -359,13 +361,17 @@ def _row(run: RecordedRun, study: Studied, series: str, found: Mapping[str, Resu
     word = found["word"].estimate.value
     refusals = "; ".join(gate.reason for gate in found["word"].gates if not gate.passed and not gate.warning)
     try:
-        reason = coupling_of(found["word"].recipe["parameters"], run).reason
+        pair = coupling_of(found["word"].recipe["parameters"], run)
     except (PhysicsError, LookupError):
-        reason = ""
+        reason, intervals = "", [ABSENT] * 3
+    else:
+        reason = pair.reason
+        shown = (pair.decisive.peak, pair.decisive.spearman, pair.analyses["as measured"].pearson)
+        intervals = [f"{one.r:+.3f} ({one.low:+.2f} to {one.high:+.2f})" for one in shown]
     said = "refused" if word is None else WORDS[int(word)]
     planted = found["r"].truth if "r" in found else None
-    cells = [_with_interval(found.get("r")), number(planted, digits=3), *(_cell(found.get(name)) for name in ("lag", "p", "n", "n_eff"))]
-    cells += [_with_interval(found.get(name)) for name in ("rho", "r_raw")]
+    cells = [intervals[0], number(planted, digits=3), *(_cell(found.get(name)) for name in ("lag", "p", "n", "n_eff"))]
+    cells += intervals[1:]
     return (
         f"{study.name}, {study.instrument}",
         series,
@@ -379,15 +385,10 @@ def _cell(r: ResultRecord | None) -> str:
     return ABSENT if r is None else number(r.estimate.value, digits=3)
 
 
-def _with_interval(r: ResultRecord | None) -> str:
-    if r is None or r.estimate.value is None:
-        return ABSENT
-    return f"{r.estimate.value:+.3f} ± {number(r.estimate.expanded, digits=2)}"
-
-
 def _needed(run: RecordedRun, r: ResultRecord) -> tuple[str, ...]:
     begin_ns, end_ns = steps_of(run.table(str(r.recipe["parameters"]["table"]))).zone_ns
     return (
-        str(r.coordinates["training"]), str(r.coordinates["series"]), duration((end_ns - begin_ns) / NS_PER_S), duration(r.estimate.value),
+        str(r.coordinates["training"]), str(r.coordinates["series"]), duration((end_ns - begin_ns) / NS_PER_S),
+        number(float(r.recipe["parameters"]["r"])), duration(r.estimate.value),
         r.estimate.estimator,
     )  # fmt: skip

@@ -68,7 +68,7 @@ def _contrast(run: RecordedRun, r: ResultRecord) -> Drawing:
         axes[0].legend(loc="best", ncols=2)
         axes[-1].set_xlabel("Time since the load began in s")
         drawn = svg.inline(figure, prefix=key, label=f"Clock and temperature of {both[0].name} and {both[1].name} under one load")
-    shares = ", ".join(f"{w.name} {percent(float(np.mean(w.outcome.flags)))}" for w in both)
+    shares = ", ".join(f"{w.name} {percent(float(np.mean(w.outcome.judged)))}" for w in both)
     caption = (
         f"{r.coordinates['contrast']}: bars at the foot are ticks in events ({shares}); {plural(both[0].telemetry.t_s.size, 'tick')}. {RAW}"
     )
