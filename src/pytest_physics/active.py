@@ -141,12 +141,13 @@ class ActiveRun:
                 )  # fmt: skip
             except PhysicsError as error:
                 raise pytest.UsageError(str(error)) from None
-        try:
-            with ended_by_sigterm():
+        with ended_by_sigterm() as finalising:
+            try:
                 return (yield)
-        finally:
-            if self._session is not None:
-                self._finish(self._session, _end_reason(session, sys.exception()))
+            finally:
+                finalising()
+                if self._session is not None:
+                    self._finish(self._session, _end_reason(session, sys.exception()))
 
     def _suite(self, session: pytest.Session) -> dict[str, str]:
         """Digests of the test files and of every conftest that was loaded for them."""
@@ -523,20 +524,30 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def ended_by_sigterm() -> Generator[None]:
-    """Turn the first SIGTERM into :class:`Terminated`; later ones must not disturb what finalises the run. A handler of others is kept."""
+def ended_by_sigterm() -> Generator[Callable[[], None]]:
+    """Turn the first SIGTERM into :class:`Terminated`, and ignore it once the function that this gives was called.
+
+    From then on the run is finalised, which the signal must not disturb. A handler of others is kept.
+    """
     ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    ended = False
 
     def end(number: int, frame: object) -> None:  # noqa: ARG001 -- the shape of a signal handler
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        nonlocal ended
+        ended = True
+        finalising()
         raise Terminated("ended by SIGTERM")
+
+    def finalising() -> None:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     if ours:
         signal.signal(signal.SIGTERM, end)
     try:
-        yield
+        yield finalising
     finally:
-        if ours and signal.getsignal(signal.SIGTERM) is end:
+        if ours and not ended:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

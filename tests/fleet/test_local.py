@@ -49,7 +49,9 @@ def test_status_says_where_every_task_stands(ran):
     """While one runs the exit code is 1; in the end it is 0, and a cancelled one is no longer waited for."""
     words = {line.split()[1]: line.split()[2] for line in ran.busy.splitlines()}
     assert words == {"good": "finished", "cancelled": "running", "never": "cancelled", "none": "waiting"}
-    assert ran.run("status", "ran").stdout.count("finished") == 3
+    said = ran.run("status", "ran").stdout
+    assert said.count("finished") == 3
+    assert "pytest wrote no run directory" in next(line for line in said.splitlines() if " none " in line)
 
 
 def test_a_local_run_knows_its_place(ran):

@@ -28,8 +28,8 @@ def test_never():
 """
 
 
-def _run(directory, *, before=()):
-    (directory / "test_it.py").write_text(TESTS)
+def _run(directory, *, before=(), tests=TESTS):
+    (directory / "test_it.py").write_text(tests)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "pytest_physics.plugin", "--physics"]
     return subprocess.Popen(
         [*before, *command, "--physics-device", "twin:rtx4080-laptop"], cwd=directory, text=True,
@@ -62,6 +62,33 @@ def test_the_run_is_finalised(tmp_path):
     assert (run / "report.html").is_file()
     assert (run / "MANIFEST.sha256").is_file()
     assert "went on" not in output
+
+
+SLOW_END = """
+import time
+import pytest_physics.report.build as build
+built = build.build_report
+
+def slowly(path):
+    open("reached", "w").close()
+    time.sleep(1.5)
+    return built(path)
+
+build.build_report = slowly
+"""
+
+
+def test_a_signal_while_the_run_is_finalised_costs_nothing(tmp_path):
+    """All tests have passed, the page is being built: the run ends as a whole one."""
+    (tmp_path / "conftest.py").write_text(SLOW_END)
+    process = _run(tmp_path, tests=TESTS[: TESTS.index("def test_is_ended")])
+    _reach(tmp_path, process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == pytest.ExitCode.OK, output
+    (run,) = (tmp_path / "runs").iterdir()
+    assert json.loads((run / "run.json").read_text())["state"] == "completed"
+    assert (run / "MANIFEST.sha256").is_file()
 
 
 def test_somebody_elses_choice_is_kept(tmp_path):

@@ -75,11 +75,20 @@ def status(
     finished = folder.finished_tasks()
     for task, seen in found.items():
         word = "finished" if task in finished else seen.state.value.lower().replace("_", " ")
-        typer.echo(
-            f"{task:>5}  {folder.plan.points[task].name:<20} {word:<14} {seen.node:<12} {'' if task in finished else seen.reason}".rstrip()
-        )
+        said = _how(finished[task]) if task in finished else seen.reason
+        typer.echo(f"{task:>5}  {folder.plan.points[task].name:<20} {word:<14} {seen.node:<12} {said}".rstrip())
     if any(seen.state in pending and task not in finished for task, seen in found.items()):
         raise typer.Exit(EXIT_FAILED)
+
+
+def _how(task: Path) -> str:
+    """How the pytest of a finished task ended, where not in success; 'fleet collect' judges its run."""
+    from pytest_physics.fleet.folder import done_of
+
+    done = done_of(task)
+    if done is None or not (done.problem or done.exit_status):
+        return ""
+    return done.problem or f"pytest's exit code is {done.exit_status}"
 
 
 @app.command()
