@@ -171,6 +171,30 @@ def test_rebuild_from_the_command_line(nights, call):
     assert "12 added" in call("rebuild", nights.root / "runs")
 
 
+def test_damaged_index_is_made_anew_from_the_runs_of_the_settings(nights, call):
+    """It lies elsewhere and tells no directory, and none is given: one line says where the file went."""
+    nights.history([1.0, 2.0])
+    elsewhere = nights.root / "elsewhere" / "h.sqlite3"
+    elsewhere.parent.mkdir()
+    elsewhere.write_text("no index\n" * 1000)
+    said = call("rebuild", "--index", elsewhere).splitlines()
+    assert said[0] == f"damaged    {elsewhere}: set aside as {elsewhere}.damaged, made anew from the runs"
+    assert "2 added" in said[-1]
+    assert call("show", "--index", elsewhere).startswith("toy: energy")
+
+
+def test_run_moved_away_is_no_baseline_after_rebuild(steady, call):
+    """A bad run that nobody accepts: its directory is moved, the index made anew; a run that was REFUTED stays until then."""
+    bad = steady.run(150.0)
+    call("check", bad, code=1)
+    call("add", bad)
+    new = steady.run(100.0)
+    assert "(13 runs)" in call("check", new, code=10)
+    bad.rename(steady.root.parent / f"{steady.root.name}-{bad.name}")
+    assert f"gone       {bad}" in call("rebuild")
+    assert "(12 runs)" in call("check", new)
+
+
 # --- export -------------------------------------------------------------------------------------------------------------------
 
 

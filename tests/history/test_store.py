@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -209,17 +210,17 @@ def test_other_format_is_refused_and_rebuild_heals_it(nights):
             IndexUnusableError, match=rf"format {FORMAT + 1}, this version reads {FORMAT}; run 'pytest-physics history rebuild'"
         ):
             action()
-    added, gone = rebuild(nights.index, [])
+    added, gone, _ = rebuild(nights.index, [])
     assert (outcomes(added), gone) == (["added", "added"], [])
     assert values(nights.index) == [1.0, 2.0]
 
 
 @pytest.mark.parametrize("action", [HistoryIndex.open, lambda path: rebuild(path, [path.parent])])
 def test_file_that_is_no_database_is_refused_and_kept(tmp_path, action):
-    """A wrong ``--index`` costs nothing."""
+    """A wrong ``--index`` costs nothing, and nothing is set aside where there is no run to make an index from."""
     path = tmp_path / "results.csv"
     path.write_text("a,b\n" * 1000)
-    with pytest.raises(IndexUnusableError, match="damaged, or no index"):
+    with pytest.raises(RecordError, match=r"damaged, (or no index|and there is no run directory)"):
         action(path)
     assert path.read_text() == "a,b\n" * 1000
 
@@ -235,6 +236,41 @@ def test_database_of_others_is_refused_and_kept(nights, action):
     with pytest.raises(IndexUnusableError, match="no index of this package"):
         action(path)
     assert sqlite3.connect(path).execute("SELECT name FROM sqlite_master").fetchall() == [("precious",)]
+
+
+DAMAGE = {
+    "truncated": lambda raw: raw[: len(raw) // 2 + 7],
+    "short": lambda raw: raw[:50],
+    "text": lambda raw: b"a,b\n" * 1000,
+    "middle": lambda raw: raw[:8192] + b"\xa5" * 4096 + raw[12288:],
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_rebuild_sets_a_damaged_index_aside_and_makes_it_anew(nights, kind):
+    """Nothing of the damaged file is lost or overwritten, an earlier one neither, and the new index knows nothing of its log."""
+    nights.history([1.0, 2.0])
+    broken = DAMAGE[kind](nights.index.read_bytes())
+    for name in (nights.index, f"{nights.index}.damaged", f"{nights.index}-wal"):
+        Path(name).write_bytes(broken)
+    added, gone, aside = rebuild(nights.index, [nights.root])
+    assert (outcomes(added), gone, aside) == (["added", "added"], [], Path(f"{nights.index}.damaged1"))
+    assert aside.read_bytes() == Path(f"{nights.index}.damaged").read_bytes() == broken
+    assert values(nights.index) == [1.0, 2.0]
+
+
+def test_damaged_database_of_others_is_kept(nights):
+    """Its header says whose it is."""
+    nights.run(1.0)
+    path = nights.root / "other.sqlite3"
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA application_id=77")
+    database.execute("CREATE TABLE precious (x)")
+    database.close()
+    path.write_bytes(broken := path.read_bytes()[:4096] + b"\xa5" * 4096)
+    with pytest.raises(IndexUnusableError, match="damaged, or no index"):
+        rebuild(path, [nights.root])
+    assert path.read_bytes() == broken
 
 
 @pytest.mark.parametrize("beside", ["-wal", ""])
@@ -287,7 +323,7 @@ def test_rebuild_names_runs_that_are_gone(nights):
     """The directories are the truth: what is not there is not in a new index, and is said."""
     first, second = nights.history([1.0, 2.0])
     shutil.rmtree(first)
-    added, gone = rebuild(nights.index, [nights.root])
+    added, gone, _ = rebuild(nights.index, [nights.root])
     assert (outcomes(added), gone) == (["added"], [first])
     assert second.name == added[0].entry.run_id
 

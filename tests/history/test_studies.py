@@ -64,3 +64,12 @@ def test_figures_are_carried_on_by_their_own_exponent(power, year):
     zero = dict.fromkeys(scale.Figures.__dataclass_fields__, 0.0)
     found = [scale.Figures(**{**zero, "runs": n, "build_s": (n / 10_000) ** power}) for n in (1000, 3000, 10_000)]
     assert scale.carried(found, "build_s") == (pytest.approx(power), pytest.approx(year))
+
+
+def test_a_falling_figure_is_not_carried_on_downwards():
+    """More runs cost no less: an exponent below 0 is noise, and the largest measured figure stands."""
+    zero = dict.fromkeys(scale.Figures.__dataclass_fields__, 0.0)
+    found = [scale.Figures(**{**zero, "runs": n, "check_s": 1 / n}) for n in (1000, 3000, 10_000)]
+    assert scale.carried(found, "check_s") == (pytest.approx(-1.0), 1e-4)
+    (row,) = [line for line in scale.fleet_table([(100, 2.0, 2_000_000), (200, 1.0, 1_000_000)]) if "carried on" in line]
+    assert "1 s | 1.0 MB" in row

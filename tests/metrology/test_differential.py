@@ -112,6 +112,10 @@ def test_a_constant_channel_is_refused():
     flags = logged["collapse"] == 1
     with pytest.raises(RefusedError, match="'temp_c' of cpu is 50 in all 180 ticks"):
         rate_difference(component("cpu", flags, temp_c=logged["temp_c"]), component("gpu", flags))
+    means = np.diff(np.cumsum(np.full(flags.size + 1, 0.1)))  # means over ticks of a constant: they differ by rounding
+    assert np.ptp(means) > 0
+    with pytest.raises(RefusedError, match=r"'power_w' of cpu is 0.1 in all 180 ticks"):
+        rate_difference(component("cpu", flags, power_w=means), component("gpu", flags))
 
 
 @pytest.mark.parametrize(("other", "message"), [

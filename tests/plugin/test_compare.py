@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sqlite3
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from pytest_physics.history.build import add_runs
 from pytest_physics.record.reader import RunReader
 from pytest_physics.record.verify import verify_run
 from pytest_physics.record.writer import digests, manifest_text
+from pytest_physics.report.format import number
 
 BENCH = """
 import os
@@ -79,7 +83,10 @@ def test_verdicts_decide_the_exit_code_and_the_run_verifies_without_the_index(hi
     assert verify_run(run).findings == ()
     (claim,) = RunReader(run).claims
     assert (claim.id, claim.test) == ("history.toy-energy", "history::toy: energy")
-    assert "fig-history" in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert "fig-history" in page
+    band = 100 * stats.t.ppf(0.975, 11) * np.std(VALUES, ddof=1) * math.sqrt(1 + 1 / 12) / np.mean(VALUES)
+    assert f"± {number(band, digits=2)} %" in page
 
 
 def test_inconclusive_comparison_says_how_many_runs_would_settle_it(history, toy, pytester):
@@ -94,8 +101,6 @@ def test_inconclusive_comparison_says_how_many_runs_would_settle_it(history, toy
 
 def test_edited_snapshot_is_found_by_verify(history, toy, pytester):
     """The earlier values are artifacts like any other."""
-    import numpy as np
-
     toy(120.0, "--physics-compare")
     run = latest(pytester)
     table = np.load(run / "table-history-1.npy")
@@ -116,6 +121,9 @@ def test_without_an_index_every_comparison_is_invalid(toy):
     result = toy(100.0, "--physics-compare")
     assert result.ret == 10
     result.stdout.fnmatch_lines(["*0 valid earlier runs under equal conditions (needed: 5)*", "note: there is no history in *"])
+    result.stdout.fnmatch_lines(["*→ add runs made under these conditions: *"])
+    result.stdout.no_fnmatch_line("*data quality*")
+    result.stdout.no_fnmatch_line("*lengthen the window*")
 
 
 def test_unusable_index_is_refused_before_anything_is_measured(history, toy, pytester):

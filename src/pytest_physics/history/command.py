@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -73,8 +73,11 @@ def _told(index: Path, added: Sequence[Added], gone: Sequence[Path] = ()) -> Out
 
 def run_rebuild(index: Path, places: Sequence[Path]) -> Outcome:
     """Make the index anew."""
-    added, gone = rebuild(index, places or [index.parent])
-    return _told(index, added, gone)
+    otherwise = None if places else Path(load_settings(Path.cwd()).runs)
+    added, gone, aside = rebuild(index, places or [index.parent], otherwise=otherwise)
+    told = _told(index, added, gone)
+    said = () if aside is None else (f"damaged    {index}: set aside as {aside}, made anew from the runs",)
+    return replace(told, lines=(*said, *told.lines))
 
 
 def run_show(index: Path, metric: str, *, last: int) -> Outcome:

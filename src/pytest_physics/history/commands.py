@@ -17,7 +17,7 @@ app = typer.Typer(name="history", help="Earlier runs: series of a metric, and wh
 
 COLOURS = {
     "VALIDATED": "green", "REFUTED": "red", "INVALID": "magenta", "INCONCLUSIVE": "yellow", "refused": "red", "gone": "yellow",
-    "incomplete": "yellow",
+    "incomplete": "yellow", "damaged": "yellow",
 }  # fmt: skip
 
 IndexOption = Annotated[

@@ -54,6 +54,10 @@ class IndexUnusableError(RecordError):
     """The index is of another format, damaged, or not an index; the run directories are not affected."""
 
 
+class IndexDamagedError(IndexUnusableError):
+    """SQLite cannot read it: its directories still can be."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Added:
     """What became of one run directory."""
@@ -180,9 +184,17 @@ class HistoryIndex:
                 ) from None
             raise RecordError(f"the index {self.path} cannot be used: {text}; is its directory writable, and on a local disk?") from None
         except sqlite3.DatabaseError as error:
-            raise IndexUnusableError(
-                f"the index {self.path} is damaged, or no index ({error}). If it is one, remove it; then {REBUILD}."
-            ) from None
+            raise self._damaged(str(error)) from None
+
+    def _damaged(self, problem: str) -> IndexDamagedError:
+        return IndexDamagedError(f"the index {self.path} is damaged, or no index ({problem}). If it is one, {REBUILD}; the file is set aside.")
+
+    def require_sound(self) -> None:
+        """Refuse a file in which any page is damaged."""
+        with self._clear():
+            found = str(self._db.execute("PRAGMA quick_check(1)").fetchone()[0])
+        if found != "ok":
+            raise self._damaged(found.splitlines()[-1])
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -126,7 +126,7 @@ def relative_change(now: Estimate, prior: Estimate, *, lower_is_better: bool) ->
         label="between runs, and this run's own", source=f"between runs|{now.recipe.to_json()}",
         contribution=math.hypot(u_own, prior.u) / scale, dof=_dof(own, u_own, prior), evaluation="A",
     )  # fmt: skip
-    gates = (_defined(prior, known),) if prior.quality > Quality.NO_DATA else ()
+    gates = (_defined(known, component.contribution),) if prior.quality > Quality.NO_DATA else ()
     return replace(
         now, value=sign * (now.value - prior.value) / scale, unit="1", components=(component,) if component.contribution else (),
         quality=min(now.quality, prior.quality), estimator="relative change", gates=(*now.gates, *prior.gates, *gates),
@@ -165,10 +165,9 @@ def _dof(own: Sequence[Component], u_own: float, prior: Estimate) -> float:
     return min(prior.dof, together)
 
 
-def _defined(prior: Estimate, known: bool) -> Gate:
-    """A relative change needs a mean that is told apart from 0."""
-    share = prior.u / abs(prior.value) if known else math.inf
-    passed = share <= MAX_RELATIVE_SPREAD
+def _defined(known: bool, share: float) -> Gate:
+    """A relative change needs a mean that is told apart from 0: ``share`` of it is what a new run scatters by, its own error included."""
+    passed = known and share <= MAX_RELATIVE_SPREAD
     reason = f"a new run scatters by {share:.1%} of the mean of the earlier ones (limit {MAX_RELATIVE_SPREAD:.0%})"
     return Gate(
         name="relative change", scope="earlier runs", measured=share if known else None, limit=MAX_RELATIVE_SPREAD, unit="1", passed=passed,

@@ -50,6 +50,10 @@ class Decision:
     """Probability that the claim holds, from the distribution of the estimate's error."""
 
 
+EARLIER_RUNS = "earlier runs"
+"""Gate of a comparison with earlier runs: where they are too few it says why there is no number, and what helps; no window does."""
+
+
 def quality_gate(comparison: Comparison) -> Gate:
     """The estimate must be a number, and have seen data without large gaps."""
     quality, value = comparison.estimate.quality, comparison.estimate.value
@@ -82,7 +86,9 @@ def decide(comparison: Comparison, gates: Sequence[Gate] = ()) -> Decision:
 
 def all_gates(comparison: Comparison, gates: Sequence[Gate] = ()) -> tuple[Gate, ...]:
     """Every gate that ``decide`` looks at, without repeats; many of one kind and result stand as one, the worst of them."""
-    return condensed(dict.fromkeys([*comparison.estimate.gates, *gates, quality_gate(comparison)]))
+    own = comparison.estimate.gates
+    said = any(gate.name == EARLIER_RUNS and gate.refuses for gate in own)
+    return condensed(dict.fromkeys([*own, *gates, *(() if said else (quality_gate(comparison),))]))
 
 
 def condensed(gates: Iterable[Gate]) -> tuple[Gate, ...]:

@@ -239,14 +239,18 @@ def _cannot_fire(unit: str, data: RunData, parameters: Parameters, found: Watche
     channels = data.instrument(found.name).channels
     step_c = next((c.resolution for c in channels if c.name == "temperature_c"), 0.0) or 1.0
     able = _reach(rule.id, float(parameters["tick_s"]), float(step_c))
-    return None if able.reachable else not_tested("reach of the rule", phase, unit, f"{rule.id} {able.reason} of {step_c:g} °C")
+    said = f"on simulated controls with a step of {step_c:g} °C {rule.id} {able.reason}"
+    return None if able.reachable else not_tested("reach of the rule", phase, unit, said)
 
 
 def _never_loaded(unit: str, parameters: Parameters, found: Watched, phase_key: str = "phase") -> Estimate:
     busy = found.telemetry.utilisation_ratio[found.seen]
     known = busy[np.isfinite(busy)]
     highest = f"its utilisation was at most {known.max():.0%}" if known.size else "it has no utilisation"
-    reason = f"{found.name} was never under load ({highest}): no event was possible"
+    rule = RULES[str(parameters["rule"])]
+    gate = f"{rule.parameters.get('load_utilisation', LOAD_UTILISATION):.0%}"
+    gate += f", {rule.parameters['warmup_s']:g} s after the begin" if "warmup_s" in rule.parameters else ""
+    reason = f"{found.name} was never under load by {rule.id} ({highest}, needed: {gate}): no event was possible"
     return not_tested("events", str(parameters[phase_key]), unit, reason)
 
 
@@ -358,7 +362,7 @@ def _pair(unit: str, number: Callable[[Parameters, RunData], Estimate]) -> Calla
         provenance = Provenance.weakest(*(provenance_of(data, data.phase(name).instrument) for name in names))
         try:
             require_one_clock(data, names[0], names[1], float(parameters["tick_s"]))
-            unable = _no_contrast(unit, parameters, data)
+            unable = None if number is _efficiency_difference else _no_contrast(unit, parameters, data)
             found = number(parameters, data) if unable is None else unable
         except RefusedError as refusal:
             return replace(no_value(unit, refusal.gate, "refused"), provenance=provenance)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_physics.metrology.between_runs import FEWEST_RUNS, Prediction, predict, relative_change
+from pytest_physics.metrology.decision import EARLIER_RUNS
 from pytest_physics.metrology.quality import Quality
 from pytest_physics.metrology.uncertainty import Component, Estimate, Gate
 from pytest_physics.record.data import RunData
@@ -70,7 +71,7 @@ def enough_runs(n: int, fewest: int, why: str, scope: str) -> Gate:
     passed = n >= needed
     reason = f"{n} valid earlier run{'' if n == 1 else 's'} under equal conditions (needed: {needed})"
     return Gate(
-        name="earlier runs", scope=scope, measured=float(n), limit=float(needed), unit="run", passed=passed,
+        name=EARLIER_RUNS, scope=scope, measured=float(n), limit=float(needed), unit="run", passed=passed,
         reason=reason if passed or not why else f"{reason}; {why}",
         remedy="" if passed else "add runs made under these conditions: 'pytest-physics history add RUN…'",
     )  # fmt: skip

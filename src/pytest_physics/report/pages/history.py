@@ -23,9 +23,9 @@ from pytest_physics.report.tables import Table
 
 UNDERSTANDING = (
     "Each small line is one quantity over earlier valid runs of this machine under equal conditions, oldest first; the last point is this "
-    "run. The band is where a new run lies in 95 of 100 cases where nothing has changed: it holds the scatter between runs, not just the "
-    "error of one. A point above the band, of a quantity of which less is better, is a change that scatter does not explain. Whether it is "
-    "more than what is allowed is the claims' to say. The earlier values are a snapshot of the history that this run carries; each names "
+    "run. The band is where a new run lies in 95 of 100 cases where nothing has changed: it holds the scatter between runs, this run's own "
+    "error, and how well their mean is known. A point above the band, of a quantity of which less is better, is a change that scatter does "
+    "not explain. Whether it is more than what is allowed is the claims' to say. The earlier values are a snapshot of the history that this run carries; each names "
     "its run."
 )
 MOST_DRAWN = 24
@@ -42,6 +42,11 @@ class Compared:
     now: Estimate
     prior: Estimate
     result: ResultRecord
+
+    @property
+    def band(self) -> float:
+        """Half of the interval in which one new run lies in 95 of 100 cases: that of the change, for both ask the same."""
+        return (self.result.estimate.expanded or 0.0) * abs(self.prior.value)
 
     @property
     def worse(self) -> float:
@@ -67,7 +72,7 @@ def drawings(run: RecordedRun, results: Sequence[ResultRecord]) -> list[Drawing]
         shown = svg.inline(figure, prefix="fig-history", label="Compared metrics over earlier runs")
     left = f" {plural(len(found) - len(drawn), 'more metric')} in the table." if len(found) > len(drawn) else ""
     caption = (
-        f"{plural(len(drawn), 'metric')} over earlier runs, in percent of their mean; grey: 95 % for a run without a change.{left} {RAW}"
+        f"{plural(len(drawn), 'metric')} over earlier runs, in percent of their mean; grey: 95 % of new runs without a change.{left} {RAW}"
     )
     return [Drawing(id="fig-history", svg=shown, caption=caption)]
 
@@ -76,7 +81,7 @@ def _panel(ax: Axes, item: Compared) -> None:
     mean = item.prior.value if math.isfinite(item.prior.value) else float(np.mean(item.rows["value"]))
     scale = 100 / abs(mean) if mean else 1.0
     y = (item.rows["value"] - mean) * scale
-    band = item.prior.expanded * scale
+    band = item.band * scale
     if math.isfinite(band):
         ax.axhspan(-band, band, facecolor=svg.BAND, edgecolor="none")
     ax.plot(range(len(y)), y, color=svg.SERIES[0], linewidth=0.9, marker=".", markersize=3)
@@ -94,7 +99,7 @@ def _own_u(item: Compared) -> float:
 
 def tables(run: RecordedRun, results: Sequence[ResultRecord]) -> list[Table]:
     """Every comparison in numbers."""
-    columns = ("Metric", "Earlier runs", "From", "To", "Their mean", "Their band", "This run", "Worse by")
+    columns = ("Metric", "Earlier runs", "From", "To", "Their mean", "95 % of new runs", "This run", "Worse by")
     rows = [_row(item) for item in _compared(run, results)]
     return [Table(caption="This run against earlier ones", columns=columns, rows=rows, numeric=frozenset(range(1, len(columns))))]
 
@@ -102,7 +107,7 @@ def tables(run: RecordedRun, results: Sequence[ResultRecord]) -> list[Table]:
 def _row(item: Compared) -> tuple[str, ...]:
     scale = scale_for(abs(item.now.value), item.unit)
     change = item.result.estimate
-    band = f"± {number(100 * item.prior.expanded / abs(item.prior.value), digits=2)} %" if item.prior.value else ABSENT
+    band = f"± {number(100 * item.band / abs(item.prior.value), digits=2)} %" if item.prior.value else ABSENT
     return (
         item.metric, str(len(item.rows)), *(_day(item.rows, place) for place in (0, -1)),
         str(quantity(item.prior.value, None, item.unit, scale)), band, str(quantity(item.now.value, None, item.unit, scale)),
