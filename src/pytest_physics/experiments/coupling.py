@@ -53,6 +53,8 @@ PAIRS = (
     ("grad_norm", STEP_TIME),
 )
 """Pairs that are looked at, in the order of the report; a rig has some of them."""
+LOADS = ("utilisation_ratio", "utilisation_cpu_ratio")
+"""What may stand for the load, the first that moves."""
 LAG_ROWS = 5
 """Lags searched either way, in rows of the slower recording, where the steady zone is long enough to pay for them."""
 SPARE = 0.9
@@ -144,6 +146,11 @@ class TrainingCoupling:
         return [(a, b) for a, b in PAIRS if a in columns and _varies(columns[a]) and self._shows(b)]
 
     @property
+    def load(self) -> str:
+        """The utilisation that this instrument shows, for correlations with the load taken out; empty where none moves."""
+        return next((name for name in LOADS if self._shows(name)), "")
+
+    @property
     def first_telemetry(self) -> str:
         """The telemetry that a null is best tested on: power where there is, else the first that moves, else the step time."""
         return next((b for a, b in self.pairs if a == "grad_norm"), STEP_TIME)
@@ -207,6 +214,9 @@ def analyse(
     for a, b in found.pairs:
         for quantity, shown in SHOWN_AS.items():
             session.result(EXPERIMENT, shown, found.number(quantity, a, b), series=f"{a} ~ {b}", **at)
+        if found.load and b != found.load:
+            partial = found.number("partial", a, b, given=[found.load])
+            session.result(EXPERIMENT, "r given load", partial, series=f"{a} ~ {b}", load=found.load, **at)
     first = found.first_telemetry
     for r in GUIDE_R if found.pairs else ():
         needed = found.needed_zone("grad_norm", first, r=r)

@@ -8,6 +8,7 @@ analysis is :func:`~pytest_physics.metrology.coupling.couple`; each of its numbe
 ``r_raw``         Pearson's r of the series as measured at lag 0: what is usually published
 ``lag``           that lag in rows; positive: the step's series leads
 ``n``, ``n_eff``  distinct pairs, and what they are worth
+``partial``       ``r`` with the columns ``given`` (the load) regressed out of both series
 ``p``             share of circular shifts that do as well
 ``word``          rank of the verdict: 0 not supported, 1 weak, 2 moderate, 3 strong
 
@@ -149,12 +150,14 @@ def _plain(value: float, estimator: str, unit: str = "1") -> Estimate:
 def _number_of(quantity: str, source: str) -> Callable[[Coupling], Estimate]:
     def number(found: Coupling) -> Estimate:
         best = found.decisive
-        if quantity == "word":
-            return _plain(float(WORDS.index(found.word)), found.word)
-        if quantity == "p":
-            return _plain(found.p, f"{best.surrogates.n} circular shifts, {2 * best.surrogates.max_lag + 1} lags")
-        if quantity in {"n", "n_eff"}:
-            return _plain(float(best.peak.n), "distinct pairs") if quantity == "n" else _plain(best.peak.n_eff, "Bretherton")
+        plain = {
+            "word": (float(WORDS.index(found.word)), found.word),
+            "p": (found.p, f"{best.surrogates.n} circular shifts, {2 * best.surrogates.max_lag + 1} lags"),
+            "n": (float(best.peak.n), "distinct pairs"),
+            "n_eff": (best.peak.n_eff, "Bretherton"),
+        }
+        if quantity in plain:
+            return _plain(*plain[quantity])
         if quantity == "lag" and not found.supported:
             return not_tested("lag", source.replace("|", ", "), "1", "no coupling is supported, and the largest of many |r| lies anywhere")
         if quantity == "lag":
@@ -162,7 +165,9 @@ def _number_of(quantity: str, source: str) -> Callable[[Coupling], Estimate]:
                 _plain(float(best.lags.peak_lag), f"largest |r|, {best.name}"),
                 components=(part("half a row", f"lag|{source}", 1 / math.sqrt(12)),),
             )
-        chosen = {"r": best.peak, "rho": best.spearman, "r_raw": found.analyses["as measured"].pearson}[quantity]
+        chosen = {"r": best.peak, "rho": best.spearman, "r_raw": found.analyses["as measured"].pearson, "partial": best.partial}[quantity]
+        if chosen is None:
+            return not_tested("partial correlation", source.replace("|", ", "), "1", "no load was given")
         name = f"{chosen.method}, {'as measured' if quantity == 'r_raw' else best.name}"
         return _coefficient(f"{quantity}|{source}", chosen, name)
 
@@ -196,6 +201,7 @@ def _planted(column: str) -> Callable[[Parameters, RunData], Estimate | None]:
     return truth
 
 
+leaf("coupling.partial")(_leaf_of("partial"))
 for _quantity in SHOWN_AS:
     _column = PLANTED.get(_quantity)
     leaf(f"coupling.{_quantity}", truth=_planted(_column) if _column else None)(_leaf_of(_quantity))

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from pytest_physics.clock import NS_PER_S
 from pytest_physics.errors import PhysicsError
 from pytest_physics.metrology.autocorrelation import FloatArray
-from pytest_physics.metrology.coupling import WORDS
+from pytest_physics.metrology.coupling import WORDS, Correlation
 from pytest_physics.metrology.instability import INSTABILITY, events
 from pytest_physics.record.data import RecordedRun
 from pytest_physics.record.joined import EFFICIENCY, LOGGED, POWER, STEP_TIME, Steps, joined, steps_of, telemetry_columns
@@ -335,13 +335,15 @@ def _of(results: Sequence[ResultRecord], study: Studied, op: str) -> list[Result
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
-COLUMNS = ("Training", "Series", "Verdict", "r", "planted", "lag", "p", "pairs", "effective", "Spearman", "r as measured", "Why")
+COLUMNS = (
+    "Training", "Series", "Verdict", "r", "r given load", "planted", "lag", "p", "pairs", "effective", "Spearman", "r as measured", "Why",
+)  # fmt: skip
 
 
 def tables(run: RecordedRun, results: Sequence[ResultRecord]) -> list[Table]:
     """Coefficients of every pair, and how long a training has to be."""
     rows = [row for study in studied(results) for row in _rows(run, study, results)]
-    found = [Table(caption="Coefficients", columns=COLUMNS, rows=rows, numeric=frozenset(range(3, 11)))] if rows else []
+    found = [Table(caption="Coefficients", columns=COLUMNS, rows=rows, numeric=frozenset(range(3, 12)))] if rows else []
     needed = [_needed(run, r) for r in results if r.recipe["op"] == "coupling.needed_zone" and r.estimate.value is not None]
     if needed:
         columns = ("Training", "Series", "Steady zone", "To see r of", "Needed", "At")
@@ -351,7 +353,7 @@ def tables(run: RecordedRun, results: Sequence[ResultRecord]) -> list[Table]:
 
 def _rows(run: RecordedRun, study: Studied, results: Sequence[ResultRecord]) -> list[tuple[str, ...]]:
     own: dict[str, dict[str, ResultRecord]] = {}
-    for quantity in ("word", "r", "lag", "p", "n", "n_eff", "rho", "r_raw"):
+    for quantity in ("word", "r", "partial", "lag", "p", "n", "n_eff", "rho", "r_raw"):
         for r in _of(results, study, f"coupling.{quantity}"):
             own.setdefault(str(r.coordinates["series"]), {})[quantity] = r
     return [_row(run, study, series, found) for series, found in own.items() if "word" in found]
@@ -367,10 +369,14 @@ def _row(run: RecordedRun, study: Studied, series: str, found: Mapping[str, Resu
     else:
         reason = pair.reason
         shown = (pair.decisive.peak, pair.decisive.spearman, pair.analyses["as measured"].pearson)
-        intervals = [f"{one.r:+.3f} ({one.low:+.2f} to {one.high:+.2f})" for one in shown]
+        intervals = [_interval(one) for one in shown]
+    try:
+        given = coupling_of(found["partial"].recipe["parameters"], run).decisive.partial if "partial" in found else None
+    except (PhysicsError, LookupError):
+        given = None
     said = "refused" if word is None else WORDS[int(word)]
     planted = found["r"].truth if "r" in found else None
-    cells = [intervals[0], number(planted, digits=3), *(_cell(found.get(name)) for name in ("lag", "p", "n", "n_eff"))]
+    cells = [intervals[0], _interval(given), number(planted, digits=3), *(_cell(found.get(name)) for name in ("lag", "p", "n", "n_eff"))]
     cells += intervals[1:]
     return (
         f"{study.name}, {study.instrument}",
@@ -379,6 +385,10 @@ def _row(run: RecordedRun, study: Studied, series: str, found: Mapping[str, Resu
         *cells,
         refusals or reason,
     )
+
+
+def _interval(found: Correlation | None) -> str:
+    return ABSENT if found is None else f"{found.r:+.3f} ({found.low:+.2f} to {found.high:+.2f})"
 
 
 def _cell(r: ResultRecord | None) -> str:
