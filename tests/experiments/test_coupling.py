@@ -57,6 +57,16 @@ def test_where_nothing_was_planted_nothing_is_claimed(trained):
     assert live[0.0]["p"].value > 0.05
 
 
+def test_a_series_that_explains_nothing_leaves_the_coefficient(trained):
+    """Partial correlation with the loss given: the planted value stays in the interval; with nothing given there is none."""
+    _, found, _ = trained
+    low, high = found[0.5].number("partial", *PAIR, given=["loss"]).interval
+    assert low < 0.5 < high
+    refused = found[0.5].number("partial", *PAIR)
+    assert math.isnan(refused.value)
+    assert "no load was given" in refused.gates[0].reason
+
+
 def test_the_planted_value_stands_beside_the_estimate(trained):
     """As truth of r and lag of the planted pair, and of no other."""
     session, _, _ = trained

@@ -101,6 +101,12 @@ def test_mean_must_be_apart_from_zero(u, passed):
     assert [gate.passed for gate in change.gates] == [passed]
 
 
+def test_gate_says_what_one_new_run_scatters_by():
+    """Its own error is part of that: the interval that is drawn and the number that is said are one."""
+    change = relative_change(Estimate(value=100.0, unit="J", components=(line(4.0),)), prior(100.0, 3.0), lower_is_better=True)
+    assert change.gates[0].reason.startswith("a new run scatters by 5.0%")
+
+
 def test_mean_of_zero_has_no_relative_change():
     """Division by nothing is a refusal, not an error."""
     change = relative_change(Estimate(value=1.0, unit="J"), prior(0.0, 1.0), lower_is_better=True)

@@ -96,7 +96,9 @@ def _set_aside(index: Path) -> Path:
             if (part := index.with_name(index.name + suffix)).exists():
                 part.rename(aside.with_name(aside.name + suffix))
     except OSError as error:
-        raise RecordError(f"cannot set the damaged index {index} aside: {error.strerror}; move it away, or choose another with --index.") from None
+        raise RecordError(
+            f"cannot set the damaged index {index} aside: {error.strerror}; move it away, or choose another with --index."
+        ) from None
     return aside
 
 

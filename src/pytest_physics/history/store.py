@@ -187,7 +187,9 @@ class HistoryIndex:
             raise self._damaged(str(error)) from None
 
     def _damaged(self, problem: str) -> IndexDamagedError:
-        return IndexDamagedError(f"the index {self.path} is damaged, or no index ({problem}). If it is one, {REBUILD}; the file is set aside.")
+        return IndexDamagedError(
+            f"the index {self.path} is damaged, or no index ({problem}). If it is one, {REBUILD}; the file is set aside."
+        )
 
     def require_sound(self) -> None:
         """Refuse a file in which any page is damaged."""

@@ -25,8 +25,8 @@ UNDERSTANDING = (
     "Each small line is one quantity over earlier valid runs of this machine under equal conditions, oldest first; the last point is this "
     "run. The band is where a new run lies in 95 of 100 cases where nothing has changed: it holds the scatter between runs, this run's own "
     "error, and how well their mean is known. A point above the band, of a quantity of which less is better, is a change that scatter does "
-    "not explain. Whether it is more than what is allowed is the claims' to say. The earlier values are a snapshot of the history that this run carries; each names "
-    "its run."
+    "not explain. Whether it is more than what is allowed is the claims' to say. The earlier values are a snapshot of the history "
+    "that this run carries; each names its run."
 )
 MOST_DRAWN = 24
 COLUMNS = 3
