@@ -233,10 +233,10 @@ def test_thousands_of_windows_cost_the_same_each(tmp_path):
                 Recipe(op="window.energy", parameters={"window": n, "baselines": [], "sensor": "gpu-s0", "kind": "gross"}) for n in names
             ]
             session.evaluate(recipes[0])
-            start = time.perf_counter()
+            start = time.process_time()
             for recipe in recipes:
                 session.evaluate(recipe)
-            return time.perf_counter() - start
+            return time.process_time() - start
 
     few, many = seconds_for_fifty(200), seconds_for_fifty(8000)
     assert many < 3 * few + 0.05

@@ -295,7 +295,7 @@ def test_a_given_number_is_assumed():
     price = Estimate.given(0.3, "1", u=0.01, label="price")
     assert price.provenance is Provenance.ASSUMED
     assert price.u == 0.01
-    with pytest.raises(ValueError, match="must be >= 0"):
+    with pytest.raises(ValueError, match="must be finite and >= 0"):
         Estimate.given(1.0, "J", u=-1.0)
     with pytest.raises(ValueError, match="'dof' > 0"):
         Estimate.given(1.0, "J", u=1.0, dof=0.0)

@@ -319,13 +319,18 @@ def contrast(parameters: Parameters, first: Watched, second: Watched) -> RateDif
     return rate_difference(*_parts(parameters, first, second))
 
 
+STILL_S = 120.0
+"""A thermometer of whole degrees may stand still for less."""
+
+
 def _parts(parameters: Parameters, *found: Watched) -> list[Part]:
     """Both devices over their common ticks; under load is what the package's own gate says, for a legacy rule too."""
     ticks = min(w.telemetry.t_s.size for w in found)
     seen = np.all([w.seen[:ticks] for w in found], axis=0)
     parts = []
     for w in found:
-        named = {"power": w.telemetry.power_w, "temperature": w.telemetry.temperature_c}
+        long_enough = seen.sum() * float(parameters["tick_s"]) >= STILL_S
+        named = {"power": w.telemetry.power_w, "temperature": w.telemetry.temperature_c if long_enough else None}
         parts.append(
             Part(
                 name=w.name, flags=w.outcome.flags[:ticks][seen], rule=str(parameters["rule"]),
