@@ -22,7 +22,6 @@ SHORTEST_S = 180
 """Shortest limit of a task: it is told to end a minute before, and Slurm may tell it another minute earlier."""
 OWN_OPTIONS = ("--physics-runs", "--physics")
 """Options of pytest that a fleet sets itself."""
-PROJECT_FILES = ("pyproject.toml", "pytest.ini", "tox.ini", "setup.cfg", "physics.toml")
 
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d{1,2}){0,2})")
 

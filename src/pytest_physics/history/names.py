@@ -14,8 +14,6 @@ from pytest_physics.errors import RecordError, nearest_name
 
 COSTS = frozenset({"s", "ms", "J", "kWh", "W", "gCO2e"})
 """Less of them is better; more of anything per one of them is better."""
-MAX_NAMED = 8
-"""Names shown where a word fits several."""
 
 
 def metric_name(experiment: str, quantity: str, coordinates: Mapping[str, str | int | float]) -> str:

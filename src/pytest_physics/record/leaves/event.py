@@ -327,9 +327,9 @@ def _parts(parameters: Parameters, *found: Watched) -> list[Part]:
     """Both devices over their common ticks; under load is what the package's own gate says, for a legacy rule too."""
     ticks = min(w.telemetry.t_s.size for w in found)
     seen = np.all([w.seen[:ticks] for w in found], axis=0)
+    long_enough = seen.sum() * float(parameters["tick_s"]) >= STILL_S
     parts = []
     for w in found:
-        long_enough = seen.sum() * float(parameters["tick_s"]) >= STILL_S
         named = {"power": w.telemetry.power_w, "temperature": w.telemetry.temperature_c if long_enough else None}
         parts.append(
             Part(
@@ -361,13 +361,17 @@ def require_one_clock(data: RunData, phase_a: str, phase_b: str, tick_s: float) 
         )
 
 
-def _pair(unit: str, number: Callable[[Parameters, RunData], Estimate]) -> Callable[[Parameters, RunData], Estimate]:
+def _pair(
+    unit: str, number: Callable[[Parameters, RunData], Estimate], *, of_flags: bool = True
+) -> Callable[[Parameters, RunData], Estimate]:
+    """A number of two devices with its gates; one ``of_flags`` needs a contrast and a rule that can fire."""
+
     def measured(parameters: Parameters, data: RunData) -> Estimate:
         names = [str(parameters[key]) for key in ("phase", "span")]
         provenance = Provenance.weakest(*(provenance_of(data, data.phase(name).instrument) for name in names))
         try:
             require_one_clock(data, names[0], names[1], float(parameters["tick_s"]))
-            unable = None if number is _efficiency_difference else _no_contrast(unit, parameters, data)
+            unable = _no_contrast(unit, parameters, data) if of_flags else None
             found = number(parameters, data) if unable is None else unable
         except RefusedError as refusal:
             return replace(no_value(unit, refusal.gate, "refused"), provenance=provenance)
@@ -512,7 +516,7 @@ leaf("differential.share", truth=_share_difference_truth)(_pair("1", _share_diff
 leaf("differential.rate", truth=_rate_difference_truth)(_pair("event/h", _rate_difference))
 leaf("differential.needed_ticks")(_pair("1", _needed_ticks))
 leaf("differential.onset")(_pair("s", _onset_difference))
-leaf("differential.efficiency")(_pair("1", _efficiency_difference))
+leaf("differential.efficiency")(_pair("1", _efficiency_difference, of_flags=False))
 
 
 # --- what a rule can and cannot do ------------------------------------------------------------------------------------
